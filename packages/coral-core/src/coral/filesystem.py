@@ -1,0 +1,339 @@
+"""The one seam between a repository and the operating system.
+
+Everything the store reads or writes goes through a `FileSystem`: a handful of operations on paths relative to the
+repository. Faults are injected here, and another kind of storage is added here. Errors are plain OSErrors; whoever
+calls on behalf of a user turns them into coral's (`coral.errors.storage_errors`).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import socket
+import stat
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from coral._digest import Bytes
+from coral.errors import CorruptObject
+
+__all__ = ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"]
+
+
+class FileStat(NamedTuple):
+    """What a file's metadata says: its size in bytes and when it was last written, by the filesystem's clock."""
+
+    size: int
+    mtime: float
+
+
+class Origin(NamedTuple):
+    """Which process this is: enough to say of a file it left behind whether it is still alive."""
+
+    host: str
+    boot: str
+    pid: int
+
+
+class ReadFile(Protocol):
+    """A file that is open for reading; it stays readable when its name is removed."""
+
+    size: int
+
+    def read_into(self, buffer: Bytes, offset: int) -> None:
+        """Fill `buffer` from `offset` on; EOFError where the file ends before."""
+        ...
+
+    def region(self, offset: int, size: int) -> Bytes | None:
+        """A private, copy-on-write view of a range, or None where such a view is out already or cannot be had."""
+        ...
+
+    def close(self) -> None:
+        """Let the descriptor go; views that are out stay valid."""
+        ...
+
+
+class WriteFile(Protocol):
+    """A file that is being written, invisible to readers until it is linked or renamed into place."""
+
+    def write(self, buffers: Sequence[Bytes | bytes]) -> None:
+        """Append all of the buffers."""
+        ...
+
+    def fsync(self) -> None:
+        """Return when the bytes would survive a loss of power. Never retried: after an error the file is abandoned."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FileSystem(Protocol):
+    """Files in folders below one root; paths are relative and use '/'."""
+
+    root: str
+
+    def create(self, path: str) -> WriteFile:
+        """A new file; FileExistsError where the name is taken."""
+        ...
+
+    def open(self, path: str) -> ReadFile: ...
+
+    def read(self, path: str, limit: int) -> bytes:
+        """A whole small file; CorruptObject where it has more than `limit` bytes."""
+        ...
+
+    def stat(self, path: str) -> FileStat: ...
+
+    def list(self, path: str) -> list[str]:
+        """The names in a folder, in no order; [] where there is no such folder."""
+        ...
+
+    def mkdir(self, path: str) -> bool:
+        """Make one folder; True if it was not there before."""
+        ...
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name; FileExistsError where the name is taken: the primitive that all safety rests on."""
+        ...
+
+    def replace(self, source: str, target: str) -> None:
+        """Rename, over whatever has the name."""
+        ...
+
+    def unlink(self, path: str) -> None: ...
+
+    def fsync_file(self, path: str) -> None:
+        """Return when a file that was written without being synced would survive a loss of power."""
+        ...
+
+    def fsync_dir(self, path: str) -> None:
+        """Return when the names in a folder would survive a loss of power."""
+        ...
+
+    def make_root(self) -> None:
+        """Make the root folder, and those above it, durably; nothing where it is there."""
+        ...
+
+    def usage(self) -> int:
+        """Bytes in all files below the root."""
+        ...
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def origin(self) -> Origin: ...
+
+    def alive(self, origin: Origin) -> bool:
+        """Whether a process of this host is still running."""
+        ...
+
+
+class LocalFileSystem:
+    """A folder on this machine (or mounted on it)."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = str(Path(root).expanduser().absolute())
+
+    def _at(self, path: str) -> str:
+        return os.path.join(self.root, path) if path else self.root
+
+    def create(self, path: str) -> WriteFile:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        return _LocalWriteFile(os.open(self._at(path), flags, 0o666), self._at(path))
+
+    def open(self, path: str) -> ReadFile:
+        return _LocalReadFile(self._at(path))
+
+    def read(self, path: str, limit: int) -> bytes:
+        file = _LocalReadFile(self._at(path))
+        try:
+            if file.size > limit:
+                raise CorruptObject(f"{path} has {file.size} bytes; {limit} is the limit", path=path)
+            buffer = np.empty(file.size, np.uint8)
+            file.read_into(buffer, 0)
+            return buffer.tobytes()
+        finally:
+            file.close()
+
+    def stat(self, path: str) -> FileStat:
+        found = os.lstat(self._at(path))
+        return FileStat(found.st_size, found.st_mtime)
+
+    def list(self, path: str) -> list[str]:
+        try:
+            return os.listdir(self._at(path))
+        except FileNotFoundError:
+            return []
+
+    def mkdir(self, path: str) -> bool:
+        try:
+            os.mkdir(self._at(path))
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(self._at(path)).st_mode):
+                raise
+            return False
+        return True
+
+    def link(self, source: str, target: str) -> None:
+        os.link(self._at(source), self._at(target))
+
+    def replace(self, source: str, target: str) -> None:
+        os.replace(self._at(source), self._at(target))
+
+    def unlink(self, path: str) -> None:
+        os.unlink(self._at(path))
+
+    def fsync_file(self, path: str) -> None:
+        file = _LocalWriteFile(os.open(self._at(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), self._at(path))
+        try:
+            file.fsync()
+        finally:
+            file.close()
+
+    def fsync_dir(self, path: str) -> None:
+        if sys.platform == "win32":  # a folder cannot be opened there
+            return
+        fd = os.open(self._at(path), os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def make_root(self) -> None:
+        missing = []
+        path = Path(self.root)
+        while not path.exists():
+            missing.append(path)
+            path = path.parent
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            fd = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def usage(self) -> int:
+        total = 0
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    total += os.lstat(os.path.join(folder, name)).st_size
+        return total
+
+    def now(self) -> float:
+        return time.time()
+
+    def origin(self) -> Origin:
+        return Origin(socket.gethostname(), _boot_id(), os.getpid())
+
+    def alive(self, origin: Origin) -> bool:
+        if origin.boot != _boot_id():
+            return False
+        try:
+            os.kill(origin.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+class _LocalWriteFile:
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+
+    def write(self, buffers: Sequence[Bytes | bytes]) -> None:
+        left = [memoryview(b).cast("B") for b in buffers if len(b)]
+        while left:
+            done = os.writev(self._fd, left[:512])
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if done:
+                left[0] = left[0][done:]
+
+    def fsync(self) -> None:
+        if sys.platform == "darwin":
+            import fcntl
+
+            fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)  # fsync there stops at the drive's cache
+        else:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class _LocalReadFile:
+    _fd = -1
+
+    def __init__(self, path: str) -> None:
+        # neither follow a link out of the repository nor wait for a pipe's other end
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        self._fd = os.open(path, flags)
+        self._path = path
+        self._map: mmap.mmap | None = None
+        self._out: set[int] = set()
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        self.size = found.st_size
+
+    def read_into(self, buffer: Bytes, offset: int) -> None:
+        view = memoryview(buffer).cast("B") if buffer.size else memoryview(b"")
+        while len(view):
+            got = os.preadv(self._fd, [view], offset)
+            if not got:
+                raise EOFError(f"{self._path} ends at byte {offset}")
+            view, offset = view[got:], offset + got
+
+    def region(self, offset: int, size: int) -> Bytes | None:
+        if offset in self._out or offset % mmap.PAGESIZE or offset + size > self.size or not size:
+            return None
+        if self._map is None:
+            self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
+        view: Bytes = np.frombuffer(self._map, np.uint8, size, offset)
+        self._out.add(offset)
+        # When the last tensor made from the view is gone its pages are let go, so that a streamed load stays small.
+        weakref.finalize(view, _drop, self._map, offset, size, self._out).atexit = False
+        return view
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _drop(mapped: mmap.mmap, offset: int, size: int, out: set[int]) -> None:
+    out.discard(offset)
+    if hasattr(mmap, "MADV_DONTNEED"):
+        whole = size // mmap.PAGESIZE * mmap.PAGESIZE
+        if whole:
+            mapped.madvise(mmap.MADV_DONTNEED, offset, whole)
+
+
+@cache
+def _boot_id() -> str:
+    """What changes when the machine starts anew: process ids of an earlier boot mean nothing."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,239 @@
+"""fsck: read every byte, check it by every sum there is, and say what a damage touches."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from coral._digest import pool
+from coral.errors import CoralError, CorruptObject
+from coral.objects import State, Tree, decode_commit, decode_tree, is_id
+from coral.store import Store, _refs
+from coral.store._index import read_segment
+from coral.store._pack import Entry, directory_of, path_of, read_object, verify_tensor
+
+__all__ = ["FsckReport", "Problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One damage: the file it is in, what is wrong, and the commits it touches."""
+
+    path: str
+    message: str
+    commits: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        touched = f" (touches {', '.join(id[:12] for id in self.commits[:5])})" if self.commits else ""
+        return f"{self.path}: {self.message}{touched}"
+
+
+@dataclass(slots=True)
+class FsckReport:
+    """What fsck found; `ok` if it found no damage. Sizes in bytes."""
+
+    problems: list[Problem] = field(default_factory=list)
+    packs: int = 0
+    tensors: int = 0
+    commits: int = 0
+    bytes_checked: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        head = f"{self.commits} commits, {self.tensors} tensors in {self.packs} packs: "
+        return head + ("no damage" if self.ok else "\n".join([f"{len(self.problems)} damaged", *map(str, self.problems)]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a commit needs, from the commit itself."""
+
+    parents: tuple[str, ...]
+    tree: str
+    state: str | None
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the packs hold that is whole. Tensors are numbered, so that many trees take little memory."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    tensors: set[int] = field(default_factory=set)
+    needs: dict[str, array[int]] = field(default_factory=dict)  # tree or state id -> numbers of its tensors
+    commits: dict[str, _Record] = field(default_factory=dict)
+
+    def number(self, tensor: str) -> int:
+        return self.numbers.setdefault(tensor, len(self.numbers))
+
+    def take(self, entry: Entry, payload: bytes | None) -> None:
+        """Note an entry that was checked."""
+        what = f"{entry.kind} {entry.id[:12]}"
+        tensors: Tree
+        match entry.kind:
+            case "tensor":
+                self.tensors.add(self.number(entry.id))
+                return
+            case "commit":
+                commit = decode_commit(payload or b"", entry.id)
+                self.commits[entry.id] = _Record(commit.parents, commit.tree, commit.state)
+                return
+            case "tree":
+                tensors = decode_tree(payload or b"", what)
+            case _:
+                tensors = State.decode(payload or b"", what).tensors
+        self.needs[entry.id] = array("L", (self.number(tensor.id) for tensor in tensors.values()))
+
+
+def fsck(store: Store) -> FsckReport:
+    """Check a whole repository. Damage is reported, never raised; only the filesystem's own refusals are."""
+    report, found = FsckReport(), _Found()
+    names = []
+    for file in sorted(store.fs.list("packs")):
+        name = file.removesuffix(".pack")
+        if is_id(name) and file.endswith(".pack"):
+            names.append(name)
+        else:
+            report.problems.append(Problem(f"packs/{file}", "is not a pack"))
+    for name, checked in zip(names, pool().map(lambda name: _check_pack(store, name), names), strict=True):
+        entries, problems = checked
+        report.packs += 1
+        report.problems += problems
+        for entry, payload in entries:
+            try:
+                found.take(entry, payload)
+                report.bytes_checked += entry.size
+            except CoralError as error:
+                report.problems.append(Problem(path_of(name), str(error)))
+    report.tensors, report.commits = len(found.tensors), len(found.commits)
+    report.problems += _check_index(store)
+    tips = []
+    for folder in _ref_folders(store):
+        problems, values = _check_ref(store, folder)
+        report.problems += problems
+        tips += values
+    pruned, problems = _check_notes(store, found)
+    report.problems += problems
+    report.problems += _check_reachable(found, tips, pruned)
+    return report
+
+
+def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None]], list[Problem]]:
+    good: list[tuple[Entry, bytes | None]] = []
+    problems = []
+    try:
+        file = store.fs.open(path_of(name))
+    except FileNotFoundError:
+        return good, []  # collected since it was listed
+    except OSError as error:
+        return good, [Problem(path_of(name), f"cannot be opened: {error}")]
+    try:
+        directory = directory_of(file, name)
+        for number in range(len(directory)):
+            try:
+                entry = directory.entry(number)
+                if entry.kind == "tensor":
+                    verify_tensor(file, entry)
+                    good.append((entry, None))
+                else:
+                    good.append((entry, read_object(file, entry)))
+            except (CoralError, EOFError) as error:
+                problems.append(Problem(path_of(name), str(error)))
+    except (CoralError, EOFError) as error:
+        problems.append(Problem(path_of(name), str(error)))
+    finally:
+        file.close()
+    return good, problems
+
+
+def _check_index(store: Store) -> Iterator[Problem]:
+    for name in store.fs.list("index"):
+        try:
+            read_segment(store.fs, name)
+        except CorruptObject as error:
+            yield Problem(f"index/{name}", f"{error}. It is derived: remove it, and it is made anew")
+        except FileNotFoundError:
+            pass  # merged since it was listed
+
+
+def _ref_folders(store: Store) -> Iterator[str]:
+    yield _refs.HEAD
+    for kind in store.fs.list("refs"):
+        if kind != "HEAD":
+            yield from (f"refs/{kind}/{component}" for component in store.fs.list(f"refs/{kind}"))
+
+
+def _check_ref(store: Store, folder: str) -> tuple[list[Problem], list[tuple[str, str]]]:
+    """What is wrong with a ref, and the commit that it names, as (commit, folder)."""
+    problems = [
+        Problem(entry.path or folder, str(entry))
+        for entry in _refs.history(store.fs, folder)
+        if isinstance(entry, CorruptObject)
+    ]
+    try:
+        newest = _refs.read(store.fs, folder)
+    except CorruptObject:
+        return problems, []
+    if newest is None or newest.value is None:
+        return problems, []
+    if folder == _refs.HEAD:
+        if not newest.value.startswith("refs/heads/"):
+            problems.append(Problem(folder, f"names {newest.value[:80]!r}, which is no branch"))
+        return problems, []
+    return problems, [(newest.value, folder)]
+
+
+def _check_notes(store: Store, found: _Found) -> tuple[set[str], list[Problem]]:
+    """The commits that are pruned, and what is wrong with the notes. Later states count as needed."""
+    pruned, problems = set(), []
+    for commit in store.fs.list("notes"):
+        try:
+            notes = store.read_notes(commit)
+        except CorruptObject as error:
+            problems.append(Problem(error.path or f"notes/{commit}", str(error), (commit,)))
+            continue
+        if any(note.pruned for note in notes):
+            pruned.add(commit)
+        for state in {note.state for note in notes if note.state} - found.needs.keys():
+            problems.append(Problem(f"notes/{commit}", f"names state {state[:12]}, which no pack holds", (commit,)))
+    return pruned, problems
+
+
+def _check_reachable(found: _Found, tips: list[tuple[str, str]], pruned: set[str]) -> Iterator[Problem]:
+    """Whether all that the refs lead to is there."""
+    missing: dict[str, list[str]] = {}  # what is not there -> the commits that need it
+    names = {number: id for id, number in found.numbers.items()}
+    seen: set[str] = set()
+    whole: dict[str, list[int]] = {}  # tree or state -> its tensors that are not there
+    waiting = [commit for commit, _ in tips]
+    for commit, folder in tips:
+        if commit not in found.commits:
+            yield Problem(folder, f"names commit {commit[:12]}, which no pack holds", (commit,))
+    while waiting:
+        id = waiting.pop()
+        if id in seen or id not in found.commits:
+            continue
+        seen.add(id)
+        record = found.commits[id]
+        for parent in record.parents:
+            if parent not in found.commits:
+                missing.setdefault(f"commit {parent}", []).append(id)
+        waiting += record.parents
+        if id in pruned:
+            continue
+        for part in (record.tree, record.state):
+            if part is None:
+                continue
+            if part not in found.needs:
+                missing.setdefault(f"{'tree' if part == record.tree else 'state'} {part}", []).append(id)
+                continue
+            if part not in whole:
+                whole[part] = [number for number in found.needs[part] if number not in found.tensors]
+            for number in whole[part]:
+                missing.setdefault(f"tensor {names[number]}", []).append(id)
+    for what, commits in missing.items():
+        yield Problem("packs", f"no pack holds {what[: what.index(' ') + 13]} whole", tuple(commits))

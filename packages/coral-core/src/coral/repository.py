@@ -1,0 +1,399 @@
+"""Repository: what a user does with a store. It composes, and owns no format."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from coral import _resolve
+from coral._init import open_or_create
+from coral._loading import StoredTensors
+from coral.errors import (
+    CommitPruned,
+    Conflict,
+    EmptyCommit,
+    RefExists,
+    UnknownRef,
+    UnsupportedValue,
+    storage_errors,
+)
+from coral.filesystem import FileSystem, LocalFileSystem
+from coral.maintenance import FsckReport, fsck
+from coral.objects import Commit, Note, State, TensorEntry, clean_metrics, clean_weights, decode_tree
+from coral.state import StateValue, unflatten
+from coral.store import Draft, Durability, Store, _refs, commit, write_state
+from coral.weights import Array, WeightTensor
+
+__all__ = ["Diff", "Repository", "Stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """How the weights of two commits differ, by tensor name: bit-exact, from ids alone."""
+
+    added: list[str]
+    removed: list[str]
+    modified: list[str]
+    unchanged: list[str]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every tensor is the same, bit by bit."""
+        return not (self.added or self.removed or self.modified)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a repository holds. `raw_bytes`: the tensors of all commits that are not pruned, as if each were whole.
+
+    `stored_bytes`: all files of the repository. Both in bytes.
+    """
+
+    commits: int
+    packs: int
+    raw_bytes: int
+    stored_bytes: int
+
+
+class Repository:
+    """Version control for model weights, in one folder.
+
+        repo = Repository("./checkpoints", init=True)
+        repo.commit({"weight": np.ones(3, np.float32)}, "first")
+        repo.load("HEAD")["weight"].data
+
+    `path` is a folder (or any `coral.filesystem.FileSystem`). With `init=True` the repository is created where there is
+    none, and opened where there is one. `durability` is what "committed" promises: "full" (survives a loss of power),
+    "batch" (does so after `sync()`, which every 8 commits and `close()` do) or "fast" (survives a killed process).
+
+    Raises NotARepository, NewerFormat, CorruptObject, StorageError.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | FileSystem, init: bool = False, *, durability: Durability = "full"
+    ) -> None:
+        fs = LocalFileSystem(path) if isinstance(path, (str, os.PathLike)) else path
+        with storage_errors(f"opening the repository {fs.root}"):
+            self._store = Store(fs, durability)
+            open_or_create(fs, init=init)
+        if durability == "batch":
+            weakref.finalize(self, self._store.sync)
+
+    @property
+    def path(self) -> Path:
+        """The repository's folder."""
+        return Path(self._store.fs.root)
+
+    @property
+    def store(self) -> Store:
+        """The store underneath, for maintenance and remotes."""
+        return self._store
+
+    def with_durability(self, durability: Durability) -> Repository:
+        """The same repository with another promise for what is committed through it."""
+        return self if durability == self._store.durability else Repository(self._store.fs, durability=durability)
+
+    def __repr__(self) -> str:
+        return f"Repository({self._store.fs.root!r})"
+
+    # -- saving -----------------------------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        weights: Mapping[str, WeightTensor | Array],
+        message: str = "",
+        branch: str | None = None,
+        state: StateValue = None,
+        metadata: Mapping[str, StateValue] | None = None,
+        *,
+        training: Mapping[str, StateValue] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        reasons: Iterable[str] = (),
+    ) -> str:
+        """Save tensors as a commit on a branch; returns its id, 64 hex digits.
+
+        `branch` is created from HEAD where it does not exist; None means the branch that HEAD is on. `state` is any nested
+        training state (`coral.state`), `metadata` the same without tensors; `training`, `metrics` and `reasons` are what a
+        run says of the checkpoint (`coral.training`). What this returns is acknowledged: see `durability`. Nothing is left
+        behind by a commit that fails.
+
+        Raises EmptyCommit, UnsafeInput, UnsupportedValue, StorageError (DiskFull, ReadOnly).
+        """
+        if not isinstance(weights, Mapping):
+            raise UnsupportedValue(f"weights are a mapping of names to tensors, not a {type(weights).__name__}")
+        if not weights:
+            raise EmptyCommit("nothing to commit: there is not a single tensor in the weights")
+        if not isinstance(message, str):
+            raise UnsupportedValue(f"a commit message is a str, not a {type(message).__name__}")
+        draft = Draft(
+            weights=clean_weights(weights),
+            message=message,
+            state=state,
+            metadata=dict(metadata or {}),
+            training=dict(training or {}),
+            metrics=clean_metrics(metrics or {}),
+            reasons=tuple(reasons),
+        )
+        name = self.head if branch is None else _refs.check_ref_name(branch)
+        with self._doing(f"committing to {name}"):
+            return commit(self._store, _refs.folder_of("heads", name), draft, self._start(name))
+
+    def _start(self, branch: str) -> str | None:
+        """Where a branch that does not exist yet begins: at HEAD's commit."""
+        head = _resolve.head(self._store)
+        return None if head == branch else _resolve.tip(self._store, "heads", head)
+
+    def annotate(
+        self,
+        ref: str,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        reasons: Iterable[str] = (),
+        pruned: bool = False,
+        state: StateValue = None,
+        training: Mapping[str, StateValue] | None = None,
+    ) -> None:
+        """Add a note to a commit: late metrics and reasons, that it is pruned, a later training state or record."""
+        with self._doing(f"annotating {ref}"):
+            found = self.show(ref)
+            note = Note(
+                metrics=clean_metrics(metrics or {}),
+                reasons=frozenset(reasons),
+                pruned=pruned,
+                state=None if state is None else write_state(self._store, found, state),
+                training=dict(training or {}),
+                time=self._store.fs.now(),
+            )
+            self._store.add_note(found.id, note)
+        self._store.acknowledge()
+
+    def sync(self) -> None:
+        """With durability "batch": make everything that was committed so far survive a loss of power."""
+        with self._doing("syncing"):
+            self._store.sync()
+
+    def close(self) -> None:
+        """Sync what a batch still holds. The repository can go on being used."""
+        self.sync()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def resolve(self, ref: str = "HEAD") -> str:
+        """The id of the commit that `ref` means: a branch, a tag, HEAD, 6 or more digits of an id, `best`, `last`, `step:500`.
+
+        The last three mean the newest run on HEAD's branch, or on the one named as in `experiment@best`. `~2` behind any of
+        them goes two parents back. Raises UnknownRef (with near names) or AmbiguousRef.
+        """
+        with self._doing(f"resolving {ref}"):
+            return _resolve.resolve(self._store, ref)
+
+    def show(self, ref: str = "HEAD") -> Commit:
+        """The record of a commit, with its notes merged in."""
+        with self._doing(f"reading {ref}"):
+            return self._store.read_commit(_resolve.resolve(self._store, ref))
+
+    def log(self, ref: str = "HEAD", limit: int | None = None) -> list[Commit]:
+        """The commit `ref` means and its ancestors, newest first, `limit` at most. Empty where HEAD has no commit yet."""
+        with self._doing(f"reading the log of {ref}"):
+            try:
+                start = _resolve.resolve(self._store, ref)
+            except UnknownRef:
+                if ref != "HEAD":
+                    raise
+                return []
+            found: list[Commit] = []
+            for commit in self._ancestors([start]):
+                if limit is not None and len(found) >= limit:
+                    break
+                found.append(commit)
+            return found
+
+    def _ancestors(self, start: Iterable[str]) -> Iterator[Commit]:
+        """Commits from `start` on, each once, the newest of those known first."""
+        waiting = {id: self._store.read_commit(id) for id in start}
+        seen = set(waiting)
+        while waiting:
+            commit = waiting.pop(max(waiting, key=lambda id: waiting[id].time)) if len(waiting) > 1 else waiting.popitem()[1]
+            yield commit
+            for parent in commit.parents:
+                if parent not in seen:
+                    seen.add(parent)
+                    waiting[parent] = self._store.read_commit(parent)
+
+    def chain(self, ref: str = "HEAD") -> Iterator[Commit]:
+        """A checkpoint and those its training went on from, newest first, across the runs that resumed one another."""
+        with self._doing(f"reading the run of {ref}"):
+            yield from _resolve.chain(self._store, _resolve.resolve(self._store, ref))
+
+    def notes(self, ref: str = "HEAD") -> list[Note]:
+        """What was added to a commit after it was made, oldest first."""
+        with self._doing(f"reading the notes on {ref}"):
+            return sorted(self._store.read_notes(self.resolve(ref)), key=lambda note: note.time)
+
+    def tree(self, ref: str = "HEAD") -> dict[str, TensorEntry]:
+        """Name, dtype, shape, size and id of each weight of a commit, without reading any."""
+        with self._doing(f"reading the tree of {ref}"):
+            return self._tree(self.show(ref))
+
+    def _tree(self, commit: Commit) -> dict[str, TensorEntry]:
+        return decode_tree(self._store.read_object("tree", commit.tree), f"the tree of commit {commit.id[:12]}")
+
+    def load(self, ref: str = "HEAD", names: Iterable[str] | None = None) -> StoredTensors:
+        """The weights of a commit, or only those of `names`: a mapping of names to WeightTensors.
+
+        Each is read when its `.data` is first asked for, without a copy where it is large, and checked as it is read.
+        Raises UnknownRef, CommitPruned, WeightsMismatch (an unknown name), CorruptObject.
+        """
+        with self._doing(f"loading {ref}"):
+            found = self._unpruned(ref)
+            return StoredTensors(self._store, self._tree(found), found.id, names)
+
+    def load_state(self, ref: str = "HEAD") -> StateValue:
+        """The training state that was committed with the weights, as it was; None where there was none."""
+        with self._doing(f"loading the state of {ref}"):
+            found = self._unpruned(ref)
+            if found.state is None:
+                return None
+            what = f"the state of commit {found.id[:12]}"
+            state = State.decode(self._store.read_object("state", found.state), what)
+            return unflatten(state.value, StoredTensors(self._store, state.tensors, found.id).__getitem__, what)
+
+    def _unpruned(self, ref: str) -> Commit:
+        found = self.show(ref)
+        if found.pruned:
+            raise CommitPruned(
+                f"{ref} ({found.id[:12]}, step {found.step}) was pruned: its record is kept, its tensors are gone. "
+                "`log` shows those that can be loaded.",
+                ref=ref,
+            )
+        return found
+
+    def diff(self, a: str, b: str = "HEAD") -> Diff:
+        """Which weights differ between two commits."""
+        old, new = self.tree(a), self.tree(b)
+        both = [name for name in old if name in new]
+        return Diff(
+            added=sorted(name for name in new if name not in old),
+            removed=sorted(name for name in old if name not in new),
+            modified=sorted(name for name in both if old[name].id != new[name].id),
+            unchanged=sorted(name for name in both if old[name].id == new[name].id),
+        )
+
+    # -- refs -------------------------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> str:
+        """The name of the branch that HEAD is on."""
+        with self._doing("reading HEAD"):
+            return _resolve.head(self._store)
+
+    def branch(self, name: str, at: str = "HEAD") -> str:
+        """Make a branch that begins at a commit; returns the commit's id. RefExists where it is there already."""
+        return self._put("heads", name, at, force=False, run=None)
+
+    def branches(self) -> dict[str, str]:
+        """Every branch that has a commit, with its newest one's id."""
+        with self._doing("listing branches"):
+            return _resolve.all_refs(self._store, "heads")
+
+    def tag(self, name: str, ref: str = "HEAD", *, force: bool = False, run: str | None = None) -> str:
+        """Give a commit a name that stays; returns the commit's id. RefExists unless `force` moves the tag.
+
+        What is tagged by hand is never pruned; `run` marks a tag as one that a run's policy moves.
+        """
+        return self._put("tags", name, ref, force=force, run=run)
+
+    def tags(self, *, by_hand: bool = False) -> dict[str, str]:
+        """Every tag with its commit's id; with `by_hand` only those that no run's policy moves."""
+        with self._doing("listing tags"):
+            found = _resolve.all_refs(self._store, "tags")
+            if by_hand:
+                entries = ((name, _refs.read(self._store.fs, _refs.folder_of("tags", name))) for name in found)
+                found = {name: found[name] for name, entry in entries if entry and entry.run is None}
+            return found
+
+    def _put(self, kind: str, name: str, ref: str, *, force: bool, run: str | None) -> str:
+        word = {"heads": "branch", "tags": "tag"}[kind]
+        folder = _refs.folder_of(kind, _refs.check_ref_name(name, word))
+        with self._doing(f"making the {word} {name}"):
+            target = _resolve.resolve(self._store, ref)
+            while True:
+                before = _refs.read(self._store.fs, folder, lenient=True)
+                if before and before.value == target and before.run == run:
+                    return target
+                if before and before.value and not force:
+                    raise RefExists(f"there is a {word} {name!r} already, at {before.value[:12]}", ref=name)
+                try:
+                    self._store.move_ref(folder, target, after=before, why=f"{word}: from {ref}", run=run)
+                    break
+                except Conflict:
+                    continue  # look again at what it was moved to
+        self._store.acknowledge()
+        return target
+
+    def delete_tag(self, name: str) -> None:
+        """Take a tag away; the commit stays."""
+        self._delete("tags", name)
+
+    def delete_branch(self, name: str) -> None:
+        """Take a branch away; its commits stay until garbage is collected. Not the branch that HEAD is on."""
+        if name == self.head:
+            raise RefExists(f"HEAD is on {name!r}: check out another branch first", ref=name)
+        self._delete("heads", name)
+
+    def _delete(self, kind: str, name: str) -> None:
+        folder = _refs.folder_of(kind, _refs.check_ref_name(name))
+        with self._doing(f"deleting {name}"):
+            before = _refs.read(self._store.fs, folder, lenient=True)
+            if before is None or before.value is None:
+                raise UnknownRef(name, _resolve.all_refs(self._store, kind))
+            self._store.move_ref(folder, None, after=before, why="deleted")
+        self._store.acknowledge()
+
+    def checkout(self, branch: str) -> None:
+        """Put HEAD on a branch: what `commit` without a branch goes to. UnknownRef where there is no such branch."""
+        with self._doing(f"checking out {branch}"):
+            known = _resolve.all_refs(self._store, "heads")
+            if branch not in known:
+                raise UnknownRef(branch, known)
+            before = _refs.read(self._store.fs, _refs.HEAD, lenient=True)
+            self._store.move_ref(_refs.HEAD, f"refs/heads/{branch}", after=before, why="checkout")
+        self._store.acknowledge()
+
+    # -- upkeep -----------------------------------------------------------------------------------------------------
+
+    def fsck(self) -> FsckReport:
+        """Read and check every byte of the repository; the report names what is damaged and what that touches."""
+        with self._doing("checking the repository"):
+            return fsck(self._store)
+
+    def stats(self) -> Stats:
+        """How many commits and tensors there are, and how much space they take."""
+        with self._doing("measuring the repository"):
+            tips = [*self.branches().values(), *self.tags().values()]
+            commits = list(self._ancestors(dict.fromkeys(tips)))
+            return Stats(
+                commits=len(commits),
+                packs=sum(name.endswith(".pack") for name in self._store.fs.list("packs")),
+                raw_bytes=sum(commit.nbytes for commit in commits if not commit.pruned),
+                stored_bytes=self._store.fs.usage(),
+            )
+
+    @contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        with storage_errors(f"{what} in {self._store.fs.root}"):
+            yield

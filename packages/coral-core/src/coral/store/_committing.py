@@ -1,0 +1,166 @@
+"""How a commit is made safe: announce, write, verify, move the ref.
+
+    1. an intent names the parent: garbage collection keeps what the commit may build on
+    2. the pack, with all that is new and the commit itself, is durable before it has its name
+    3. every copy that is reused is still there, else it is written from memory
+    4. the ref moves, by compare-and-swap; where another writer was first, only the commit object is written anew
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from coral.errors import Conflict, CoralError
+from coral.objects import Commit, State, TensorEntry, decode_tree, encode_commit, encode_tree
+from coral.state import StateValue, flatten
+from coral.store import _refs
+from coral.store._intents import intent
+from coral.store._pack import RAW, PackWriter, path_of
+from coral.store._saving import Saved, save_tensors
+from coral.store._store import Copies, Store, Stored
+from coral.weights import WeightTensor
+
+_log = logging.getLogger("coral")
+
+_TRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is to be committed; its parent and its ids are found on the way."""
+
+    weights: Mapping[str, WeightTensor]
+    message: str
+    state: StateValue = None
+    metadata: Mapping[str, StateValue] = field(default_factory=dict)
+    training: Mapping[str, StateValue] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+
+
+def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
+    """Commit to the branch in `folder`, which begins at the commit `start` where it is new; returns the commit's id."""
+    tip = _refs.read(store.fs, folder, lenient=True)
+    parent_id = tip.value if tip and tip.value else start
+    state_tensors: dict[str, WeightTensor] = {}
+    state_json = None if draft.state is None else flatten(draft.state, state_tensors)
+    tensors = {f"weights/{n}": t for n, t in draft.weights.items()} | {f"state/{n}": t for n, t in state_tensors.items()}
+    with ExitStack() as stack:
+        stack.enter_context(intent(store.fs, "commit", [parent_id] if parent_id else []))
+        copies = stack.enter_context(store.copies())
+        parent = _earlier(store, copies, parent_id, tensors)
+
+        def record(tree: str, state: str | None) -> bytes:
+            return encode_commit(
+                parents=[parent_id] if parent_id else [],
+                tree=tree,
+                state=state,
+                message=draft.message,
+                time=store.fs.now(),
+                nbytes=sum(tensor.nbytes for tensor in tensors.values()),
+                metadata=draft.metadata,
+                training=draft.training,
+                metrics=draft.metrics,
+                reasons=draft.reasons,
+            )
+
+        def fill(writer: PackWriter) -> tuple[dict[str, Saved], str, str | None, str]:
+            saved = save_tensors(tensors, writer, parent, copies.known)
+            tree = writer.add_object("tree", encode_tree(_part(saved, "weights/")))
+            state = None
+            if draft.state is not None:
+                state = writer.add_object("state", State(state_json, _part(saved, "state/")).encode())
+            return saved, tree, state, writer.add_object("commit", record(tree, state))
+
+        (saved, tree, state, id), _ = store.write_pack(fill)
+        reused = {name: done for name, done in saved.items() if done.reused}
+        foreign = {done.entry.id for name, done in reused.items() if name not in parent}
+        if foreign:
+            stack.enter_context(intent(store.fs, "commit", foreign))
+        _verify(store, reused, tensors)
+        for attempt in range(_TRIES):
+            why = "commit: " + draft.message.partition("\n")[0][:200]
+            try:
+                store.move_ref(folder, id, after=tip, why=why)
+                break
+            except Conflict:
+                if attempt + 1 == _TRIES:
+                    raise
+                time.sleep(random.random() * min(0.1, 0.001 * 2**attempt))
+                tip = _refs.read(store.fs, folder, lenient=True)
+                parent_id = tip.value if tip and tip.value else start
+                id, _ = store.write_pack(lambda writer: writer.add_object("commit", record(tree, state)))
+    store.acknowledge()
+    store.index.cover()
+    return id
+
+
+def write_state(store: Store, commit: Commit, value: StateValue) -> str:
+    """Store a later training state for a commit, next to the one it has; returns its id, for a note to name."""
+    tensors: dict[str, WeightTensor] = {}
+    json = flatten(value, tensors)
+    prefixed = {f"state/{name}": tensor for name, tensor in tensors.items()}
+    with intent(store.fs, "state", [commit.id]), store.copies() as copies:
+        parent = _earlier(store, copies, commit.id, prefixed)
+
+        def fill(writer: PackWriter) -> tuple[dict[str, Saved], str]:
+            saved = save_tensors(prefixed, writer, parent, copies.known)
+            return saved, writer.add_object("state", State(json, _part(saved, "state/")).encode())
+
+        (saved, id), _ = store.write_pack(fill)
+        _verify(store, {name: done for name, done in saved.items() if done.reused}, prefixed)
+    return id
+
+
+def _part(saved: Mapping[str, Saved], prefix: str) -> dict[str, TensorEntry]:
+    return {name[len(prefix) :]: done.entry for name, done in saved.items() if name.startswith(prefix)}
+
+
+def _earlier(store: Store, copies: Copies, id: str | None, tensors: Mapping[str, WeightTensor]) -> dict[str, Stored]:
+    """Those of the parent's tensors that are stored whole, by name; those that cannot be read are written again."""
+    if id is None:
+        return {}
+    try:
+        commit = store.read_commit(id)
+        tree = decode_tree(store.read_object("tree", commit.tree), "the parent's tree")
+        entries = {f"weights/{name}": entry for name, entry in tree.items()}
+        if commit.state and any(name.startswith("state/") for name in tensors):
+            state = State.decode(store.read_object("state", commit.state), "the parent's state")
+            entries |= {f"state/{name}": entry for name, entry in state.tensors.items()}
+    except CoralError as error:
+        _log.warning("the parent %s cannot be read (%s): storing everything whole", id[:12], error)
+        return {}
+    found = {}
+    for name, tensor in tensors.items():
+        entry = entries.get(name)
+        if entry and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape):
+            stored = copies.known(entry.id)
+            if stored and stored.entry.codec == RAW and stored.entry.nbytes == tensor.nbytes:
+                found[name] = stored
+    return found
+
+
+def _verify(store: Store, reused: Mapping[str, Saved], tensors: Mapping[str, WeightTensor]) -> None:
+    """Make sure that every reused copy is where others will look for it; write from memory what is not."""
+    packs = {done.reused.pack.name: done.reused.pack for done in reused.values() if done.reused}
+    gone = set()
+    for name, pack in packs.items():
+        try:
+            store.fs.stat(path_of(name))
+            store.ensure_synced(pack)
+        except FileNotFoundError:
+            store.index.forget(name)
+            gone.add(name)
+    lost = {name: done for name, done in reused.items() if done.reused and done.reused.pack.name in gone}
+    if lost:
+
+        def fill(writer: PackWriter) -> None:
+            for name, done in lost.items():
+                done.write(writer, tensors[name].bytes())
+
+        store.write_pack(fill)

@@ -1,0 +1,71 @@
+"""Small files: written whole and durable, put only where nothing is, read back only if they are what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+
+from coral.errors import CorruptObject
+from coral.filesystem import FileSystem, WriteFile
+
+LIMIT = 16 << 20
+
+
+def nonce() -> str:
+    """A name that nobody else has."""
+    return os.urandom(16).hex()
+
+
+@contextmanager
+def temporary(fs: FileSystem) -> Iterator[tuple[str, WriteFile]]:
+    """A new file in tmp/, as (path, file): closed at the end, and removed unless it was renamed away."""
+    path = f"tmp/{nonce()}"
+    file = fs.create(path)
+    try:
+        yield path, file
+    finally:
+        file.close()
+        with suppress(OSError):
+            fs.unlink(path)
+
+
+def put_if_absent(fs: FileSystem, path: str, data: bytes, *, durable: bool) -> bool:
+    """Make `path` hold `data` unless it exists; True if this call made it.
+
+    The data is durable before the name appears, and the name before this returns. A link whose reply was lost on the
+    way (NFS) is recognised by the data: callers put a nonce into it.
+    """
+    with temporary(fs) as (source, file):
+        file.write([data])
+        if durable:
+            file.fsync()
+        try:
+            fs.link(source, path)
+        except FileExistsError:
+            if fs.read(path, LIMIT) != data:
+                return False
+        if durable:
+            fs.fsync_dir(path.rpartition("/")[0])
+        return True
+
+
+def make_folder(fs: FileSystem, path: str, *, durable: bool) -> None:
+    """Make one folder if it is not there, durably where asked: whoever made it may have died before syncing it."""
+    fs.mkdir(path)
+    if durable:
+        fs.fsync_dir(path.rpartition("/")[0])
+
+
+def seal(data: bytes) -> bytes:
+    """A small file's content: the data and a line with its SHA-256."""
+    return data + b"\n" + hashlib.sha256(data).hexdigest().encode("ascii") + b"\n"
+
+
+def unseal(content: bytes, path: str) -> bytes:
+    """The data of a sealed file; CorruptObject if it is torn or was changed."""
+    data, seal_line = content[:-66], content[-66:]
+    if seal_line != b"\n" + hashlib.sha256(data).hexdigest().encode("ascii") + b"\n":
+        raise CorruptObject(f"{path} is torn or was changed: its checksum does not fit", path=path)
+    return data

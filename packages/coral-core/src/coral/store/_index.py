@@ -1,0 +1,208 @@
+"""Which packs hold an object. Derived from the packs' directories, and thrown away whenever it does not fit them.
+
+An index file covers some packs: their names, and a row (id, pack, entry) for each of their entries, sorted by id. A
+commit leaves its pack uncovered; once there are many such, whoever commits next covers them in a new file, merged with
+those of about its size, so that there are few files and each row is rewritten rarely. Packs that no file covers are
+read by their directories. A row is only a hint: whoever follows it finds the entry in the pack, or looks again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coral.errors import CorruptObject
+from coral.filesystem import FileSystem
+from coral.store._files import temporary
+from coral.store._pack import Directory, read_directory
+
+_ROW = np.dtype([("key", ">u8"), ("rest", "V24"), ("pack", "<u4"), ("entry", "<u4")])
+_MAGIC = b"CORALIX\n"
+_HEAD = 24  # magic, version u32, packs u32, rows u64
+_UNCOVERED = 64
+_LIMIT = 1 << 32
+
+
+class Location(NamedTuple):
+    """A place where an object lies: the number of an entry in a pack."""
+
+    pack: str
+    entry: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """One index file."""
+
+    name: str
+    packs: list[str]
+    rows: NDArray[Any]
+
+    @classmethod
+    def decode(cls, name: str, data: bytes) -> _Segment:
+        counts = np.frombuffer(data, "<u4", 2, 8) if len(data) >= _HEAD + 4 else None
+        if counts is None or data[:8] != _MAGIC or counts[0] != 1:
+            raise CorruptObject(f"index/{name} is not an index of this format")
+        packs, rows = int(counts[1]), int(np.frombuffer(data, "<u8", 1, 16)[0])
+        if len(data) != _HEAD + packs * 32 + rows * _ROW.itemsize + 4 or zlib.crc32(data[:-4]) != int.from_bytes(
+            data[-4:], "little"
+        ):
+            raise CorruptObject(f"index/{name} is torn or was changed")
+        text = data[_HEAD : _HEAD + packs * 32].hex()
+        table = np.frombuffer(data, _ROW, rows, _HEAD + packs * 32)
+        return cls(name, [text[i : i + 64] for i in range(0, len(text), 64)], table)
+
+    @staticmethod
+    def encode(packs: list[str], rows: NDArray[Any]) -> bytes:
+        head = _MAGIC + np.array([1, len(packs)], "<u4").tobytes() + np.array([len(rows)], "<u8").tobytes()
+        body = b"".join([head, *map(bytes.fromhex, packs), rows.tobytes()])
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+    def find(self, id: str) -> Iterator[Location]:
+        raw = bytes.fromhex(id)
+        key, rest = int.from_bytes(raw[:8], "big"), raw[8:]
+        for row in self.rows[self._from(key) :]:
+            if int(row["key"]) != key:
+                return
+            if bytes(row["rest"]) == rest and row["pack"] < len(self.packs):
+                yield Location(self.packs[row["pack"]], int(row["entry"]))
+
+    def with_prefix(self, prefix: str) -> Iterator[str]:
+        low = int(prefix[:16].ljust(16, "0"), 16)
+        high = int(prefix[:16].ljust(16, "f"), 16)
+        for row in self.rows[self._from(low) :]:
+            if int(row["key"]) > high:
+                return
+            id = int(row["key"]).to_bytes(8, "big").hex() + bytes(row["rest"]).hex()
+            if id.startswith(prefix):
+                yield id
+
+    def _from(self, key: int) -> int:
+        return int(np.searchsorted(self.rows["key"], np.uint64(key)))
+
+
+def read_segment(fs: FileSystem, name: str) -> _Segment:
+    """An index file, checked; CorruptObject if it is not what was written."""
+    return _Segment.decode(name, fs.read(f"index/{name}", _LIMIT))
+
+
+class Index:
+    """Finds objects in the packs of a repository."""
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self._segments: dict[str, _Segment] = {}
+        self._covered: set[str] = set()
+        self._loose: dict[str, Directory] = {}
+        self._by_id: dict[str, list[Location]] = {}
+        self._loaded = False
+
+    def known(self, id: str) -> list[Location]:
+        """Where an object lies, the newest packs first, as far as is known without a `refresh`."""
+        if not self._loaded:
+            self._load_segments()
+        found = list(reversed(self._by_id.get(id, ())))
+        for segment in self._segments.values():
+            found += segment.find(id)
+        return found
+
+    def with_prefix(self, prefix: str) -> set[str]:
+        """The ids of all objects, of any kind, that start so."""
+        self.refresh()
+        found = {id for id in self._by_id if id.startswith(prefix)}
+        for segment in self._segments.values():
+            found.update(segment.with_prefix(prefix))
+        return found
+
+    def add(self, directory: Directory) -> None:
+        """Take in a pack that has just been written."""
+        if directory.name not in self._loose and directory.name not in self._covered:
+            self._loose[directory.name] = directory
+            for number, id in enumerate(directory.ids):
+                self._by_id.setdefault(id, []).append(Location(directory.name, number))
+
+    def forget(self, pack: str) -> None:
+        """Drop what is known of a pack that is gone."""
+        directory = self._loose.pop(pack, None)
+        for id in directory.ids if directory else ():
+            self._by_id[id] = [place for place in self._by_id[id] if place.pack != pack]
+
+    def refresh(self) -> bool:
+        """Take in what other processes wrote; whether anything changed. A pack that cannot be read is left to fsck."""
+        changed = self._load_segments()
+        there = {name[:-5] for name in self._fs.list("packs") if name.endswith(".pack")}
+        for gone in self._loose.keys() - there:
+            self.forget(gone)
+            changed = True
+        for name in there - self._covered - self._loose.keys():
+            with suppress(CorruptObject, FileNotFoundError):
+                self.add(read_directory(self._fs, name))
+                changed = True
+        return changed
+
+    def _load_segments(self) -> bool:
+        self._loaded = True
+        names = {name for name in self._fs.list("index") if name.endswith(".idx")}
+        if names == self._segments.keys():
+            return False
+        for name in names - self._segments.keys():
+            with suppress(CorruptObject, FileNotFoundError):  # it is only derived: its packs count as uncovered then
+                self._segments[name] = read_segment(self._fs, name)
+        for name in self._segments.keys() - names:
+            del self._segments[name]
+        self._covered = {pack for segment in self._segments.values() for pack in segment.packs}
+        for pack in self._covered & self._loose.keys():
+            self.forget(pack)
+        return True
+
+    def cover(self) -> None:
+        """Write an index file if there are many packs without one. Nothing depends on it: it may fail or be lost."""
+        if len(self._loose) < _UNCOVERED:
+            return
+        self.refresh()
+        packs, merged = list(self._loose), []
+        for segment in sorted(self._segments.values(), key=lambda s: len(s.packs)):
+            if len(segment.packs) <= 4 * len(packs):
+                merged.append(segment)
+                packs += segment.packs
+        self._write(packs, [_rows_of(self._loose.values(), 0), *_shifted(merged, len(self._loose))])
+        for segment in merged:
+            with suppress(FileNotFoundError):
+                self._fs.unlink(f"index/{segment.name}")
+        self._load_segments()
+
+    def _write(self, packs: list[str], parts: list[NDArray[Any]]) -> None:
+        rows = np.concatenate(parts)
+        rows = rows[np.argsort(rows["key"], kind="stable")]
+        data = _Segment.encode(packs, rows)
+        with temporary(self._fs) as (path, file):
+            file.write([data])
+            file.close()
+            self._fs.replace(path, f"index/{zlib.crc32(data):08x}-{len(packs)}.idx")
+
+
+def _rows_of(directories: Iterable[Directory], first: int) -> NDArray[Any]:
+    parts = []
+    for number, directory in enumerate(directories, first):
+        rows = np.empty(len(directory), _ROW)
+        raw = np.ascontiguousarray(directory.rows["id"]).view(np.uint8).reshape(-1, 32)
+        rows["key"] = np.ascontiguousarray(raw[:, :8]).view(">u8").reshape(-1)
+        rows["rest"] = np.ascontiguousarray(raw[:, 8:]).view("V24").reshape(-1)
+        rows["pack"] = number
+        rows["entry"] = np.arange(len(directory))
+        parts.append(rows)
+    return np.concatenate(parts) if parts else np.empty(0, _ROW)
+
+
+def _shifted(segments: Iterable[_Segment], first: int) -> Iterator[NDArray[Any]]:
+    for segment in segments:
+        rows = segment.rows.copy()
+        rows["pack"] += np.uint32(first)
+        first += len(segment.packs)
+        yield rows

@@ -1,0 +1,314 @@
+"""A pack: one immutable file that holds tensors and objects, and a directory that says where and with which sums.
+
+    header      16 bytes    "CORALPK\\n", version u32, 0 u32
+    data        each tensor at a multiple of 64 bytes, of 4,096 from 1 MiB up; then objects; gaps are zeros
+    directory   at a multiple of 64: "CORALDR\\n", version u32, number of entries u32, the entries (96 bytes each), then
+                all shapes (u64), all SHA-256 of raw blocks (32 bytes), all folded sums of stored blocks (u32), in order
+    trailer     64 bytes    "CORALTR\\n", offset u64, size u64, SHA-256 of the directory, 0 u32, CRC-32 of these u32
+
+Integers are little-endian. The pack's name is the SHA-256 of its directory. docs/format.md has every field.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coral._digest import BLOCK, Bytes, blocks_in, fold, object_id, pool, sha256, tensor_id
+from coral.errors import CorruptObject, NewerFormat
+from coral.filesystem import FileSystem, ReadFile, WriteFile
+from coral.weights import DTYPE_BY_CODE, DTYPES, MAX_BYTES, MAX_RANK
+
+VERSION = 1
+KINDS = {"tensor": 1, "tree": 2, "state": 3, "commit": 4}
+KIND_BY_CODE = {code: kind for kind, code in KINDS.items()}
+RAW = 0
+"""The codec of bytes stored as they are. Others are to come; see docs/format.md."""
+
+_HEADER = struct.Struct("<8sII")
+_DIRECTORY = struct.Struct("<8sIIII")
+_TRAILER = struct.Struct("<8sQQ32sII")
+_ENTRY = np.dtype(
+    [
+        ("id", "V32"),
+        ("base", "V32"),
+        ("kind", "u1"),
+        ("codec", "u1"),
+        ("dtype", "u1"),
+        ("rank", "u1"),
+        ("params", "<u4"),
+        ("offset", "<u8"),
+        ("size", "<u8"),
+        ("nbytes", "<u8"),
+    ]
+)
+UNSYNCED = 1
+"""A flag: the pack was written without fsync, so that one who relies on it for good must sync it first."""
+_MAX_ENTRIES = 1 << 24
+_PAGE = 4096
+_ZEROS = bytes(_PAGE)
+_NO_BASE = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored thing: where it lies, and the sums to check it by."""
+
+    id: str
+    kind: str
+    codec: int
+    base: str | None
+    dtype: str | None
+    shape: tuple[int, ...]
+    offset: int
+    size: int  # bytes as stored
+    nbytes: int  # bytes as they were
+    digests: bytes  # SHA-256 of each block of the raw bytes (tensors only)
+    sums: NDArray[np.uint32]  # folded sum of each block of the stored bytes
+
+
+class Directory:
+    """What a pack holds, parsed and checked: `ids` in the pack's order, entries by number."""
+
+    def __init__(self, name: str, data: bytes, end: int) -> None:
+        """Parse the directory of pack `name`, whose data area ends at byte `end`; CorruptObject if it is not sound."""
+        self.name = name
+        if len(data) < _DIRECTORY.size:
+            raise _corrupt(name, "its directory is too short")
+        magic, version, self.flags, count, _ = _DIRECTORY.unpack_from(data)
+        if magic != b"CORALDR\n" or count > _MAX_ENTRIES or _DIRECTORY.size + count * _ENTRY.itemsize > len(data):
+            raise _corrupt(name, "its directory is malformed")
+        if version != VERSION:
+            raise NewerFormat(f"pack {name[:12]} has version {version}; this coral reads {VERSION}. Upgrade coral-core.")
+        self.rows: NDArray[Any] = np.frombuffer(data, _ENTRY, count, _DIRECTORY.size)
+        rows = self.rows
+        size, nbytes, offset = (rows[f] for f in ("size", "nbytes", "offset"))
+        if count and (max(size.max(), nbytes.max(), offset.max()) > MAX_BYTES or (offset + size > end).any()):
+            raise _corrupt(name, "an entry lies outside the pack")
+        if count and (rows["rank"].max() > MAX_RANK or not np.isin(rows["kind"], list(KIND_BY_CODE)).all()):
+            raise _corrupt(name, "an entry has an unknown kind or rank")
+        tensor = rows["kind"] == KINDS["tensor"]
+        block = np.uint64(BLOCK)
+        blocks = [rows["rank"].astype(np.int64)]
+        blocks.append(np.where(tensor, -(-nbytes.astype(np.int64) // np.int64(block)), 0))
+        blocks.append(-(-size.astype(np.int64) // np.int64(block)))
+        if any(float(b.sum(dtype=np.float64)) > len(data) for b in blocks):
+            raise _corrupt(name, "its directory is malformed")
+        self._starts = [np.concatenate([[0], np.cumsum(b)]) for b in blocks]
+        at = _DIRECTORY.size + rows.nbytes
+        self._tables: list[NDArray[Any]] = []
+        for dtype, starts in zip(("<u8", "V32", "<u4"), self._starts, strict=True):
+            n = int(starts[-1])
+            if at + n * np.dtype(dtype).itemsize > len(data):
+                raise _corrupt(name, "its directory is malformed")
+            self._tables.append(np.frombuffer(data, dtype, n, at))
+            at += n * np.dtype(dtype).itemsize
+        if at != len(data):
+            raise _corrupt(name, "its directory has trailing bytes")
+        self.ids = [bytes(i).hex() for i in rows["id"]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def kind(self, number: int) -> str:
+        """The kind of the entry of a number: tensor, tree, state or commit."""
+        return KIND_BY_CODE[int(self.rows["kind"][number])]
+
+    def entry(self, number: int) -> Entry:
+        """The entry of a number."""
+        row = self.rows[number]
+        shapes, digests, sums = (
+            table[int(starts[number]) : int(starts[number + 1])]
+            for table, starts in zip(self._tables, self._starts, strict=True)
+        )
+        kind = self.kind(number)
+        dtype = DTYPE_BY_CODE.get(int(row["dtype"])) if kind == "tensor" else None
+        if kind == "tensor" and dtype is None:
+            raise NewerFormat(f"pack {self.name[:12]}: dtype code {int(row['dtype'])} is not known; upgrade coral-core")
+        base = bytes(row["base"])
+        entry = Entry(
+            id=self.ids[number],
+            kind=kind,
+            codec=int(row["codec"]),
+            base=None if base == _NO_BASE else base.hex(),
+            dtype=dtype,
+            shape=tuple(int(n) for n in shapes),
+            offset=int(row["offset"]),
+            size=int(row["size"]),
+            nbytes=int(row["nbytes"]),
+            digests=digests.tobytes(),
+            sums=sums,
+        )
+        if entry.codec != RAW:
+            raise NewerFormat(f"pack {self.name[:12]}: codec {entry.codec} is not known to this coral; upgrade coral-core")
+        if entry.size != entry.nbytes:
+            raise _corrupt(self.name, f"{kind} {entry.id[:12]} has {entry.size} bytes, not {entry.nbytes}")
+        return entry
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in the pack's order."""
+        return map(self.entry, range(len(self)))
+
+
+def path_of(name: str) -> str:
+    """Where the pack of a name lies."""
+    return f"packs/{name}.pack"
+
+
+def read_directory(fs: FileSystem, name: str) -> Directory:
+    """Open a pack, check its directory against its name, and close it."""
+    file = fs.open(path_of(name))
+    try:
+        return directory_of(file, name)
+    finally:
+        file.close()
+
+
+def directory_of(file: ReadFile, name: str) -> Directory:
+    """The directory of an open pack; CorruptObject if it is not the one that the pack is named by."""
+    if file.size < _HEADER.size + _TRAILER.size:
+        raise _corrupt(name, f"it has only {file.size} bytes")
+    tail = np.empty(min(file.size, 1 << 16), np.uint8)
+    file.read_into(tail, file.size - tail.size)
+    trailer = tail[-_TRAILER.size :].tobytes()
+    magic, offset, size, digest, _, crc = _TRAILER.unpack(trailer)
+    if magic != b"CORALTR\n" or crc != zlib.crc32(trailer[:-4]) or offset + size + _TRAILER.size != file.size:
+        raise _corrupt(name, "its trailer is torn or was changed")
+    if size + _TRAILER.size <= tail.size:
+        data = tail[-_TRAILER.size - size : -_TRAILER.size].tobytes()
+    else:
+        whole = np.empty(size, np.uint8)
+        file.read_into(whole, offset)
+        data = whole.tobytes()
+    if digest.hex() != name or sha256(data) != digest:
+        raise _corrupt(name, "its directory is not the one that it is named by")
+    head = np.empty(_HEADER.size, np.uint8)
+    file.read_into(head, 0)
+    if head.tobytes() != _HEADER.pack(b"CORALPK\n", VERSION, 0):
+        raise _corrupt(name, "its header was changed")
+    return Directory(name, data, offset)
+
+
+def read_object(file: ReadFile, entry: Entry) -> bytes:
+    """The bytes of a tree, state or commit, checked against its id."""
+    data = np.empty(entry.size, np.uint8)
+    file.read_into(data, entry.offset)
+    payload = data.tobytes()
+    if object_id(entry.kind, payload) != entry.id:
+        raise CorruptObject(f"{entry.kind} {entry.id[:12]} is not what was stored")
+    return payload
+
+
+def read_tensor(file: ReadFile, entry: Entry, what: str) -> Bytes:
+    """The raw bytes of a tensor: mapped where it is large, read where it is small, checked block by block."""
+    data = file.region(entry.offset, entry.size) if entry.size >= BLOCK else None
+    if data is None:
+        data = np.empty(entry.size, np.uint8)
+        file.read_into(data, entry.offset)
+    blocks = [data[i : i + BLOCK] for i in range(0, data.size, BLOCK)]
+    found = pool().map(fold, blocks) if len(blocks) > 2 else map(fold, blocks)
+    for number, (got, want) in enumerate(zip(found, entry.sums.tolist(), strict=True)):
+        if got != want:
+            raise CorruptObject(
+                f"{what} is not what was stored: block {number} of tensor {entry.id[:12]} fails its check", tensor=what
+            )
+    return data
+
+
+def verify_tensor(file: ReadFile, entry: Entry) -> None:
+    """Check a tensor by everything there is: folded sums, SHA-256 of each block, id. CorruptObject if one differs."""
+    buffer = np.empty(min(BLOCK, max(entry.size, 1)), np.uint8)
+    digests = []
+    for number in range(blocks_in(entry.size)):
+        block = buffer[: min(BLOCK, entry.size - number * BLOCK)]
+        file.read_into(block, entry.offset + number * BLOCK)
+        if fold(block) != int(entry.sums[number]):
+            raise CorruptObject(f"tensor {entry.id[:12]}: block {number} fails its check")
+        digests.append(sha256(block))
+    joined = b"".join(digests)
+    if joined != entry.digests or entry.dtype is None or tensor_id(entry.dtype, entry.shape, joined) != entry.id:
+        raise CorruptObject(f"tensor {entry.id[:12]} is not what was stored: its SHA-256 differs")
+
+
+class PackWriter:
+    """Writes a pack front to back into an open file; `finish` returns its name."""
+
+    def __init__(self, file: WriteFile, *, flags: int = 0) -> None:
+        self._file = file
+        self._flags = flags
+        self._at = 0
+        self._rows: list[tuple[Any, ...]] = []
+        self._shapes: list[int] = []
+        self._digests: list[bytes] = []
+        self._sums: list[int] = []
+        self._written: set[str] = set()
+        self._write(_HEADER.pack(b"CORALPK\n", VERSION, 0))
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._written
+
+    def _write(self, *buffers: Bytes | bytes) -> None:
+        self._file.write(buffers)
+        self._at += sum(map(len, buffers))
+
+    def _pad(self, unit: int) -> bytes:
+        return _ZEROS[: -self._at % unit]
+
+    def add_tensor(
+        self, id: str, dtype: str, shape: Sequence[int], data: Bytes, digests: bytes, sums: Sequence[int]
+    ) -> None:
+        """Append a whole tensor, whose id and sums the caller has computed."""
+        pad = self._pad(_PAGE if data.size >= BLOCK else 64)
+        offset = self._at + len(pad)
+        self._write(pad, data)
+        self._row(id, "tensor", DTYPES[dtype].code, len(shape), offset, data.size)
+        self._shapes += shape
+        self._digests.append(digests)
+        self._sums += sums
+
+    def add_object(self, kind: str, payload: bytes) -> str:
+        """Append a tree, state or commit; returns its id."""
+        id = object_id(kind, payload)
+        if id not in self._written:
+            offset = self._at
+            data = np.frombuffer(payload, np.uint8)
+            self._write(data)
+            self._row(id, kind, 0, 0, offset, data.size)
+            self._sums += [fold(data[i : i + BLOCK]) for i in range(0, data.size, BLOCK)]
+        return id
+
+    def _row(self, id: str, kind: str, dtype: int, rank: int, offset: int, size: int) -> None:
+        self._written.add(id)
+        self._rows.append((bytes.fromhex(id), _NO_BASE, KINDS[kind], RAW, dtype, rank, 0, offset, size, size))
+
+    def finish(self) -> Directory:
+        """Append directory and trailer; returns the directory, whose name is the pack's."""
+        rows = np.array(self._rows, _ENTRY)
+        directory = b"".join(
+            [
+                _DIRECTORY.pack(b"CORALDR\n", VERSION, self._flags, len(rows), 0),
+                rows.tobytes(),
+                np.array(self._shapes, "<u8").tobytes(),
+                b"".join(self._digests),
+                np.array(self._sums, "<u4").tobytes(),
+            ]
+        )
+        digest = sha256(directory)
+        self._write(self._pad(64))
+        end = self._at
+        trailer = _TRAILER.pack(b"CORALTR\n", end, len(directory), digest, 0, 0)[:-4]
+        self._write(directory, trailer, struct.pack("<I", zlib.crc32(trailer)))
+        return Directory(digest.hex(), directory, end)
+
+
+def _corrupt(name: str, why: str) -> CorruptObject:
+    path = path_of(name)
+    return CorruptObject(f"{path}: {why}", path=path)
+
+

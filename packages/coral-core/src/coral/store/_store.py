@@ -1,0 +1,210 @@
+"""The store: objects and tensors by id, in packs that are put and never changed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+from coral.errors import ConfigError, CorruptObject, MissingObject
+from coral.filesystem import FileSystem, ReadFile
+from coral.store import _notes, _refs
+from coral.store._files import temporary
+from coral.store._index import Index
+from coral.store._pack import UNSYNCED, Directory, Entry, PackWriter, directory_of, path_of, read_object
+from coral.objects import Commit, Note, decode_commit
+
+Durability = Literal["full", "batch", "fast"]
+"""full: what is acknowledged survives a loss of power. batch: once it is synced, every 8 commits or when asked.
+fast: when the operating system gets to it; a killed process still loses nothing."""
+
+_BATCH = 8
+_DIRECTORIES = 256  # parsed directories that are kept
+_T = TypeVar("_T")
+
+
+class Stored(NamedTuple):
+    """A copy of an object, in a pack that is open."""
+
+    pack: Directory
+    file: ReadFile
+    entry: Entry
+
+
+class Store:
+    """Everything in a repository but its porcelain: packs, their index, refs, notes."""
+
+    def __init__(self, fs: FileSystem, durability: Durability = "full") -> None:
+        if durability not in get_args(Durability):
+            raise ConfigError(f"durability is one of {', '.join(get_args(Durability))}, not {durability!r}")
+        self.fs = fs
+        self.durability = durability
+        self.index = Index(fs)
+        self._directories: OrderedDict[str, Directory] = OrderedDict()
+        self._unsynced: list[tuple[str, str]] = []  # (file, its folder), oldest first
+        self._batched = 0
+
+    @property
+    def durable(self) -> bool:
+        """Whether each write is synced before it is acknowledged."""
+        return self.durability == "full"
+
+    # -- packs ------------------------------------------------------------------------------------------------------
+
+    def write_pack(self, fill: Callable[[PackWriter], _T]) -> tuple[_T, Directory]:
+        """Write one pack with what `fill` puts into it, and put it into place; returns what `fill` returned."""
+        with temporary(self.fs) as (path, file):
+            writer = PackWriter(file, flags=0 if self.durable else UNSYNCED)
+            result = fill(writer)
+            directory = writer.finish()
+            if self.durable:
+                file.fsync()
+            file.close()
+            self.fs.replace(path, path_of(directory.name))
+            if self.durable:
+                self.fs.fsync_dir("packs")
+        self.written(path_of(directory.name))
+        self.index.add(directory)
+        return result, directory
+
+    def ensure_synced(self, pack: Directory) -> None:
+        """Make a pack that was written without a sync as durable as what is about to build on it."""
+        if self.durable and pack.flags & UNSYNCED:
+            self.fs.fsync_file(path_of(pack.name))
+            self.fs.fsync_dir("packs")
+
+    def directory(self, pack: str, file: ReadFile) -> Directory:
+        """The directory of an open pack, from memory where it was read before."""
+        found = self._directories.get(pack)
+        if found is None:
+            found = self._directories[pack] = directory_of(file, pack)
+            if len(self._directories) > _DIRECTORIES:
+                self._directories.popitem(last=False)
+        return found
+
+    @contextmanager
+    def copies(self) -> Iterator[Copies]:
+        """A place to open packs in, closed at the end of the block."""
+        found = Copies(self)
+        try:
+            yield found
+        finally:
+            found.close()
+
+    # -- objects ----------------------------------------------------------------------------------------------------
+
+    def read_object(self, kind: str, id: str) -> bytes:
+        """The bytes of a tree, state or commit. CorruptObject if no copy of it is whole, MissingObject if there is none."""
+        what = f"{kind} {id[:12]}"
+        problem: CorruptObject | None = None
+        with self.copies() as copies:
+            for stored in copies.all(id):
+                if stored.entry.kind != kind:
+                    raise CorruptObject(f"{id[:12]} is a {stored.entry.kind}, not a {kind}")
+                try:
+                    return read_object(stored.file, stored.entry)
+                except (CorruptObject, EOFError) as error:
+                    problem = CorruptObject(f"{what} is damaged in {path_of(stored.pack.name)}: {error}")
+        raise problem or MissingObject(f"{what} is missing: no pack holds it. Run fsck.")
+
+    def read_commit(self, id: str) -> Commit:
+        """A commit with its notes merged in."""
+        return decode_commit(self.read_object("commit", id), id).annotated(_notes.read(self.fs, id))
+
+    def read_notes(self, commit: str) -> list[Note]:
+        """The notes on a commit, in no order."""
+        return _notes.read(self.fs, commit)
+
+    def move_ref(
+        self, folder: str, value: str | None, *, after: _refs.RefEntry | None, why: str, run: str | None = None
+    ) -> None:
+        """Give a ref its next value; Conflict if `after` is no longer its newest entry."""
+        entry = _refs.append(self.fs, folder, value, after=after, why=why, durable=self.durable, run=run)
+        self.written(f"{folder}/{entry.seq:010d}")
+
+    def add_note(self, commit: str, note: Note) -> None:
+        """Add what became known of a commit later."""
+        self.written(_notes.add(self.fs, commit, note, durable=self.durable))
+
+    # -- durability -------------------------------------------------------------------------------------------------
+
+    def written(self, path: str) -> None:
+        """Remember a file that was put into place without a sync, for the next `sync` of a batch."""
+        if self.durability == "batch":
+            self._unsynced.append((path, path.rpartition("/")[0]))
+
+    def acknowledge(self) -> None:
+        """Count an operation of a batch; sync when there are enough."""
+        self._batched += 1
+        if self._batched >= _BATCH:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make durable what a batch has written so far, packs before the refs that name them."""
+        unsynced, self._unsynced, self._batched = self._unsynced, [], 0
+        try:
+            for path, _ in unsynced:
+                with suppress(FileNotFoundError):  # folded, or superseded, by something durable
+                    self.fs.fsync_file(path)
+            folders = {folder for _, folder in unsynced}
+            folders |= {folder.rpartition("/")[0] for folder in folders if folder.count("/") > 0}
+            for folder in sorted(folders):  # packs comes before refs/...
+                self.fs.fsync_dir(folder)
+        except BaseException:
+            self._unsynced = unsynced + self._unsynced
+            raise
+
+
+class Copies:
+    """Packs that are held open, so that what was found in them stays readable whatever happens to their names."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: dict[str, ReadFile | None] = {}
+
+    def known(self, id: str) -> Stored | None:
+        """A copy of an object in a pack that is known of, without looking for new packs."""
+        return next(self._known(id), None)
+
+    def all(self, id: str) -> Iterator[Stored]:
+        """Every copy of an object, after a look for new packs where the known ones do not do."""
+        seen = set()
+        for stored in self._known(id):
+            seen.add(stored.pack.name)
+            yield stored
+        if self._store.index.refresh():
+            yield from (stored for stored in self._known(id) if stored.pack.name not in seen)
+
+    def get(self, id: str, what: str) -> Stored:
+        """A copy of an object; MissingObject names `what` it is where there is none."""
+        found = next(self.all(id), None)
+        if found is None:
+            raise MissingObject(f"{what} is missing: no pack holds {id[:12]}. Run fsck.", tensor=what)
+        return found
+
+    def _known(self, id: str) -> Iterator[Stored]:
+        for place in self._store.index.known(id):
+            try:
+                file = self._file(place.pack)
+                pack = self._store.directory(place.pack, file) if file else None
+            except CorruptObject:
+                continue  # another copy may be whole; if none is, the object counts as missing, and fsck says why
+            if file and pack and place.entry < len(pack) and pack.ids[place.entry] == id:
+                yield Stored(pack, file, pack.entry(place.entry))
+
+    def _file(self, pack: str) -> ReadFile | None:
+        if pack not in self._open:
+            try:
+                self._open[pack] = self._store.fs.open(path_of(pack))
+            except FileNotFoundError:
+                self._store.index.forget(pack)
+                self._open[pack] = None
+        return self._open[pack]
+
+    def close(self) -> None:
+        """Let the packs go."""
+        for file in self._open.values():
+            if file is not None:
+                file.close()
+        self._open.clear()

@@ -1,0 +1,171 @@
+"""WeightTensor: a tensor's bits with their dtype and shape, whatever framework they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coral._digest import BLOCK, Bytes, pool, sha256, tensor_id
+from coral.errors import LimitExceeded, UnsafeInput, UnsupportedValue
+
+__all__ = ["DTYPES", "Array", "DType", "WeightTensor", "check_name", "check_shape"]
+
+Array = NDArray[np.generic]
+
+MAX_RANK = 64
+MAX_BYTES = 2**63 - 1
+MAX_NAME = 1024
+
+
+class DType(NamedTuple):
+    """One entry of the closed list of dtypes: its code on disk, and the numpy dtype that carries its bits."""
+
+    code: int
+    carrier: str
+    native: bool  # numpy has it; otherwise the carrier holds raw bits
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.carrier).itemsize
+
+
+DTYPES = MappingProxyType(
+    {
+        "float64": DType(1, "<f8", True),
+        "float32": DType(2, "<f4", True),
+        "float16": DType(3, "<f2", True),
+        "bfloat16": DType(4, "<u2", False),
+        "float8_e4m3fn": DType(5, "|u1", False),
+        "float8_e4m3fnuz": DType(6, "|u1", False),
+        "float8_e5m2": DType(7, "|u1", False),
+        "float8_e5m2fnuz": DType(8, "|u1", False),
+        "float8_e8m0fnu": DType(9, "|u1", False),
+        "float4_e2m1fn_x2": DType(10, "|u1", False),
+        "complex32": DType(16, "<u4", False),
+        "complex64": DType(17, "<c8", True),
+        "complex128": DType(18, "<c16", True),
+        "int8": DType(32, "|i1", True),
+        "int16": DType(33, "<i2", True),
+        "int32": DType(34, "<i4", True),
+        "int64": DType(35, "<i8", True),
+        "uint8": DType(36, "|u1", True),
+        "uint16": DType(37, "<u2", True),
+        "uint32": DType(38, "<u4", True),
+        "uint64": DType(39, "<u8", True),
+        "bool": DType(40, "|b1", True),
+    }
+)
+"""Every dtype coral stores, by the name PyTorch gives it. Codes are part of the format and never reused."""
+
+DTYPE_BY_CODE = MappingProxyType({dtype.code: name for name, dtype in DTYPES.items()})
+
+
+def check_name(name: object, what: str = "tensor name") -> str:
+    """Return `name` if it may name a tensor: a non-empty str of valid UTF-8, at most 1,024 bytes, without NUL."""
+    if not isinstance(name, str):
+        raise UnsafeInput(f"a {what} must be a str, not {type(name).__name__}: {name!r}")
+    try:
+        size = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise UnsafeInput(f"the {what} {name!r} is not valid UTF-8 (it has a lone surrogate)") from None
+    if not size or "\0" in name:
+        raise UnsafeInput(f"the {what} {name!r} is {'empty' if not size else 'unsafe: it has a NUL character'}")
+    if size > MAX_NAME:
+        raise LimitExceeded(f"the {what} {name[:60]!r}... has {size} bytes; {MAX_NAME} is the limit")
+    return name
+
+
+def check_shape(shape: object, dtype: str) -> tuple[tuple[int, ...], int]:
+    """Return (shape, bytes) for an untrusted shape of a known dtype."""
+    if dtype not in DTYPES:
+        raise UnsafeInput(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if not isinstance(shape, (list, tuple)) or len(shape) > MAX_RANK:
+        raise UnsafeInput(f"a shape is a list of at most {MAX_RANK} sizes, not {str(shape)[:80]}")
+    for size in shape:
+        if type(size) is not int or size < 0:  # bools and floats are not sizes
+            raise UnsafeInput(f"a shape holds sizes of 0 or more, not {size!r}")
+    nbytes = prod(shape) * DTYPES[dtype].itemsize  # Python ints: nothing wraps around
+    if nbytes > MAX_BYTES or any(size > MAX_BYTES for size in shape):
+        raise LimitExceeded(f"a tensor of shape {list(shape)} and dtype {dtype} is larger than 2^63 - 1 bytes")
+    return tuple(shape), nbytes
+
+
+class WeightTensor:
+    """A tensor as coral sees it: bits, a dtype by name, a shape.
+
+    `data` is an ndarray of `shape` in the dtype's carrier: the numpy dtype of that name where there is one, else raw
+    bits (uint16 for bfloat16, uint8 for float8 and float4, uint32 for complex32). A tensor that comes from a
+    repository reads its data when `data` is first asked for, checks it, and raises CorruptObject if it is not what
+    was stored.
+
+        WeightTensor(np.ones((2, 3), np.float32))
+        WeightTensor(bits, dtype="bfloat16")        # bits: uint16
+    """
+
+    __slots__ = ("_data", "_id", "_read", "dtype", "nbytes", "shape")
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    def __init__(self, data: Array | np.generic, dtype: str | None = None) -> None:
+        if isinstance(data, np.generic):
+            data = np.asarray(data)
+        if not isinstance(data, np.ndarray):
+            raise UnsupportedValue(f"a WeightTensor holds a numpy array, not {type(data).__name__}")
+        if dtype is None:
+            dtype = data.dtype.name
+            if dtype not in DTYPES or not DTYPES[dtype].native:
+                raise UnsupportedValue(f"numpy dtype {data.dtype} cannot be stored; convert it to one of {_natives()}")
+        elif dtype not in DTYPES:
+            raise UnsupportedValue(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+        carrier = np.dtype(DTYPES[dtype].carrier)
+        if data.dtype.newbyteorder("=") != carrier.newbyteorder("="):
+            raise UnsupportedValue(f"{dtype} is carried as {carrier.name}, not as {data.dtype}")
+        self.dtype = dtype
+        self.shape, self.nbytes = check_shape(data.shape, dtype)
+        self._data: Array | None = data.astype(carrier, copy=False)
+        self._id: str | None = None
+        self._read: Callable[[], Array] | None = None
+
+    @classmethod
+    def stored(cls, dtype: str, shape: tuple[int, ...], id: str, read: Callable[[], Array]) -> WeightTensor:
+        """A tensor whose data `read` fetches when asked for."""
+        self = cls.__new__(cls)
+        self.dtype = dtype
+        self.shape, self.nbytes = check_shape(shape, dtype)
+        self._data, self._id, self._read = None, id, read
+        return self
+
+    @property
+    def data(self) -> Array:
+        """The bits: an ndarray of `shape` in the dtype's carrier; writable, and nobody else's."""
+        if self._data is None:
+            assert self._read is not None
+            self._data = self._read()
+        return self._data
+
+    @property
+    def id(self) -> str:
+        """64 hex digits: SHA-256 over dtype, shape and the SHA-256 of each 1 MiB block. Computed once, then kept."""
+        if self._id is None:
+            flat = self.bytes()
+            parts = pool().map(sha256, (flat[i : i + BLOCK] for i in range(0, flat.size, BLOCK)))
+            self._id = tensor_id(self.dtype, self.shape, b"".join(parts))
+        return self._id
+
+    def bytes(self) -> Bytes:
+        """The bits as a flat uint8 array, little-endian and in C order; a view where the data allows."""
+        return np.ascontiguousarray(self.data).reshape(-1).view(np.uint8)
+
+    def __repr__(self) -> str:
+        return f"WeightTensor({self.dtype}, shape={self.shape})"
+
+
+def _natives() -> str:
+    return ", ".join(name for name, dtype in DTYPES.items() if dtype.native)

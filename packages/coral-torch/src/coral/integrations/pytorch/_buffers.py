@@ -1,0 +1,73 @@
+"""Copies of tensors in memory that is used again: all that a training loop waits for when it saves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coral import WeightTensor
+from coral.integrations.pytorch._tensors import BITS, array, carried, check, detached
+
+__all__ = ["TensorBuffers"]
+
+
+class _Slot(NamedTuple):
+    dtype: torch.dtype
+    shape: torch.Size
+    device: torch.device
+    tensor: Tensor
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+
+class TensorBuffers:
+    """A buffer for each path: the second copy of a tensor goes where the first one went.
+
+    The caller sees to it that the first one is no longer needed by then. Fresh memory would cost more than the copy:
+    the system hands it out page by page, each zeroed first. torch's own copy uses several threads for a large tensor.
+
+        buffers = TensorBuffers()
+        weights = {name: buffers.copy(name, tensor) for name, tensor in model.state_dict().items()}
+        buffers.finish()
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[str, _Slot] = {}
+        self._used: set[str] = set()
+        self._devices: set[torch.device] = set()
+
+    def copy(self, path: str, tensor: Tensor) -> WeightTensor:
+        """A copy of the tensor in CPU memory; from a GPU it is complete only after `finish`."""
+        name = check(tensor, path)
+        while path in self._used:  # {"a.b": ...} beside {"a": {"b": ...}}
+            path += "'"
+        slot = self._slots.get(path)
+        if slot is None or slot.dtype is not tensor.dtype or slot.shape != tensor.shape or slot.device != tensor.device:
+            slot = self._slots[path] = _new_slot(tensor, name)
+        source = carried(detached(tensor))
+        if slot.device.type == "cpu":
+            slot.tensor.copy_(source)
+        else:
+            slot.tensor.copy_(source, non_blocking=slot.tensor.is_pinned())
+            self._devices.add(slot.device)
+        self._used.add(path)
+        # a new WeightTensor each time: it remembers its id, and the memory holds another tensor now
+        return WeightTensor(slot.array, dtype=name)
+
+    def finish(self) -> None:
+        """Wait for the devices, once, and let go of the buffers that no `copy` has used since the last `finish`."""
+        for device in self._devices:
+            torch.accelerator.synchronize(device)
+        if len(self._used) < len(self._slots):
+            self._slots = {path: slot for path, slot in self._slots.items() if path in self._used}
+        self._used.clear()
+        self._devices.clear()
+
+
+def _new_slot(tensor: Tensor, name: str) -> _Slot:
+    # only pinned memory can be written to while the program goes on; elsewhere than on CUDA the copy waits
+    dtype = BITS.get(tensor.dtype, tensor.dtype)
+    memory = torch.empty(tensor.shape, dtype=dtype, device="cpu", pin_memory=tensor.device.type == "cuda")
+    return _Slot(tensor.dtype, tensor.shape, tensor.device, memory, array(memory, name))

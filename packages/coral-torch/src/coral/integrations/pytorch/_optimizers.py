@@ -1,0 +1,130 @@
+"""The state of optimizers, LR schedulers and gradient scalers: copies out, exact state in."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from coral.errors import WeightsMismatch
+from coral.integrations.pytorch._state import Keep, decode, encode
+
+__all__ = [
+    "Stateful",
+    "check_optimizer",
+    "load_optimizer",
+    "load_scheduler",
+    "optimizer_state",
+    "scheduler_state",
+    "warn_of_lambdas",
+]
+
+
+class Stateful(Protocol):
+    """Whatever has its state in a state_dict: optimizers, schedulers, scalers, stateful data loaders."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+def optimizer_state(optimizer: Stateful, keep: Keep) -> dict[str, Any]:
+    """The optimizer's state_dict with `keep` applied to its tensors."""
+    return _encoded(optimizer, "optimizer", keep)
+
+
+def load_optimizer(optimizer: Stateful, state: Mapping[str, Any]) -> None:
+    """Put saved state into an optimizer of the same parameters, in dtypes as saved; it shares no memory with `state`.
+
+    WeightsMismatch if the parameter groups are others; the optimizer is then as it was.
+    """
+    check_optimizer(optimizer, state)
+    saved = decode(state)
+    if not isinstance(optimizer, Optimizer):
+        optimizer.load_state_dict(saved)
+        return
+    devices = [
+        {key: value.device for key, value in group.items() if isinstance(value, Tensor)}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(saved)
+    for group, before in zip(optimizer.param_groups, devices, strict=True):  # a tensor lr stays on its device
+        group.update({key: group[key].to(device) for key, device in before.items() if isinstance(group[key], Tensor)})
+    # load_state_dict casts state to the parameter's dtype: float32 moments of a bfloat16 parameter would lose bits
+    indices = (index for group in saved["param_groups"] for index in group["params"])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    for index, parameter in zip(indices, parameters, strict=True):
+        if index in saved["state"]:
+            optimizer.state[parameter] = _uncast(optimizer.state[parameter], saved["state"][index])
+
+
+def _uncast(loaded: Any, saved: Any, key: object = None) -> Any:
+    match saved:
+        case Tensor() if isinstance(loaded, Tensor):
+            same = saved.dtype == loaded.dtype or key == "step"  # a fused optimizer asks for a float32 step
+            return loaded if same else saved.to(loaded.device)
+        case dict() if isinstance(loaded, dict):
+            return {k: _uncast(loaded[k], saved[k], k) for k in saved}
+        case list() | tuple() if isinstance(loaded, list | tuple):
+            return type(saved)(_uncast(one, other) for one, other in zip(loaded, saved, strict=True))
+        case _:
+            return saved
+
+
+def check_optimizer(optimizer: Stateful, state: Mapping[str, Any]) -> None:
+    """Raise WeightsMismatch if saved state is that of other parameter groups."""
+    if not isinstance(optimizer, Optimizer):
+        return
+    saved = state["param_groups"]
+    have = [len(group["params"]) for group in optimizer.param_groups]
+    got = [len(group["params"]) for group in saved]
+    if have != got:
+        raise WeightsMismatch(mismatched={"optimizer.param_groups": (f"groups of {have}", f"are of groups of {got}")})
+    for index, (live, group) in enumerate(zip(optimizer.param_groups, saved, strict=True)):
+        mine, theirs = live.get("param_names"), group.get("param_names")
+        if mine is not None and theirs is not None and list(mine) != list(theirs):
+            where = f"optimizer.param_groups.{index}.param_names"
+            raise WeightsMismatch(mismatched={where: (str(list(mine)), f"are for {list(theirs)}")})
+
+
+def scheduler_state(scheduler: Stateful, keep: Keep) -> dict[str, Any]:
+    """The scheduler's state_dict with `keep` applied to its tensors."""
+    return _encoded(scheduler, "scheduler", keep)
+
+
+def load_scheduler(scheduler: Stateful, state: Mapping[str, Any]) -> None:
+    """Put saved state into a scheduler of the same kind; the optimizer's learning rates are the optimizer's state."""
+    saved = decode(state)
+    if isinstance(saved.get("milestones"), dict):  # MultiStepLR counts on its Counter
+        saved["milestones"] = Counter(saved["milestones"])
+    scheduler.load_state_dict(saved)
+
+
+def warn_of_lambdas(scheduler: Stateful) -> None:
+    """Tell the caller's caller if a part of the scheduler is a function, which its state does not hold."""
+    if any(_has_functions(part) for part in _parts(scheduler)):
+        warnings.warn(
+            f"the functions of a {type(scheduler).__name__} are not saved; give it the same ones when you resume "
+            "(an object with __call__ has its attributes saved)",
+            stacklevel=3,
+        )
+
+
+def _parts(scheduler: Stateful) -> list[Stateful]:
+    return [scheduler, *getattr(scheduler, "_schedulers", ())]  # of SequentialLR and ChainedScheduler
+
+
+def _has_functions(scheduler: Stateful) -> bool:
+    lambdas = getattr(scheduler, "lr_lambdas", ())
+    custom = getattr(scheduler, "_scale_fn_custom", None)  # of CyclicLR
+    return any(type(f) is type(_parts) for f in [*lambdas, custom])
+
+
+def _encoded(thing: Stateful, path: str, keep: Keep) -> dict[str, Any]:
+    encoded = encode(thing.state_dict(), path, keep)
+    assert isinstance(encoded, dict)
+    return encoded

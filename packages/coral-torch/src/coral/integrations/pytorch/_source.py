@@ -1,0 +1,238 @@
+"""A training run as the checkpoint manager sees it: captured as one Snapshot, restored from one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from coral import WeightTensor
+from coral.integrations.pytorch._buffers import TensorBuffers
+from coral.integrations.pytorch._metrics import MeanMetrics
+from coral.integrations.pytorch._modules import load_weights, module_parts, tied_groups
+from coral.integrations.pytorch._optimizers import (
+    Stateful,
+    check_optimizer,
+    load_optimizer,
+    load_scheduler,
+    optimizer_state,
+    scheduler_state,
+)
+from coral.integrations.pytorch._random import (
+    Generator,
+    generator_state,
+    get_random_state,
+    set_generator_state,
+    set_random_state,
+)
+from coral.integrations.pytorch._schedule import Schedule
+from coral.integrations.pytorch._state import Keep, decode, encode
+from coral.integrations.pytorch._tensors import to_weight
+from coral.training import CheckpointConfig, Snapshot
+
+__all__ = ["Progress", "TrainingSource"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come: completed updates, the epoch it is in or begins next, and its last epoch's metrics."""
+
+    step: int = 0
+    epoch: int = 0
+    steps_in_epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Registered(NamedTuple):
+    """Something of the user's whose state goes with the run's; `data`: it knows the position in the data."""
+
+    thing: Generator | Stateful
+    data: bool
+
+
+class TrainingSource:
+    """The parts of a training run. Those that are set after a restore get their saved state when they are set."""
+
+    def __init__(self, model: nn.Module, config: CheckpointConfig) -> None:
+        self.model = model
+        self.optimizer: Stateful | None = None
+        self.schedule: Schedule | None = None
+        self.scaler: Stateful | None = None
+        self.registered: dict[str, Registered] = {}
+        self.progress = Progress()
+        self.means = MeanMetrics()
+        self.skipped: frozenset[str] = frozenset()  # the parts of a checkpoint that restore leaves alone
+        self.moved = False  # an update has begun since the last boundary
+        self.interrupted = False
+        self._config = config
+        self._buffers = TensorBuffers()
+        self._restored: Mapping[str, Any] | None = None  # until training goes on
+        self._hook: RemovableHandle | None = None
+
+    # Capture
+
+    def capture(self, *, copy: bool = True) -> Snapshot:
+        """The run as it is now: in buffers that the next capture uses again; without `copy` partly its own memory."""
+        keep = self._buffers.copy if copy else _view
+        parts = module_parts(self.model)
+        tied = tied_groups(parts.tensors)
+        twins = {other: first for first, *others in tied for other in others}
+        weights = {name: keep(name, tensor) for name, tensor in parts.tensors.items() if name not in twins}
+        weights.update({name: weights[first] for name, first in twins.items()})
+        state = {
+            "progress": asdict(self.progress),
+            "means": encode(self.means.state_dict(), "means", keep),
+            "extra": encode(parts.extra, "extra state", keep),
+            "tied": tied,
+            "registered": {name: _state_of(name, each.thing, keep) for name, each in self.registered.items()},
+            **self._parts(keep),
+        }
+        self._buffers.finish()
+        why = self._why_inexact()
+        return Snapshot(weights=weights, state=state, exact=not why, why="; ".join(why))
+
+    def _parts(self, keep: Keep) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        if self.optimizer is not None and self._config.save_optimizer_state:
+            state["optimizer"] = optimizer_state(self.optimizer, keep)
+        if self.scaler is not None and self._config.save_optimizer_state:
+            state["scaler"] = encode(self.scaler.state_dict(), "scaler", keep)
+        if self.schedule is not None and self._config.save_scheduler_state:
+            state["scheduler"] = scheduler_state(self.schedule.scheduler, keep)
+        if self._config.save_random_state:
+            state["random"] = get_random_state()
+        return state
+
+    def _why_inexact(self) -> list[str]:
+        config, why = self._config, []
+        if self.interrupted:
+            why.append("it was saved on an interrupt, when random numbers and data had moved past the last step")
+        elif self.progress.steps_in_epoch and not any(each.data for each in self.registered.values()):
+            why.append("it was saved within an epoch, and the position in the data is not known")
+        if self.optimizer is None or not config.save_optimizer_state:
+            why.append("the optimizer's state was not saved")
+        if self.schedule is not None and not config.save_scheduler_state:
+            why.append("the scheduler's state was not saved")
+        if not config.save_random_state:
+            why.append("the state of the random number generators was not saved")
+        return why
+
+    # Restore
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the run back to where it was captured, but for the `skipped` parts; random generators come last.
+
+        WeightsMismatch, with the run left as it was, if model or optimizer are others.
+        """
+        state = {name: part for name, part in (snapshot.state or {}).items() if name not in self.skipped}
+        if self.optimizer is not None and "optimizer" in state:
+            check_optimizer(self.optimizer, state["optimizer"])
+        load_weights(self.model, snapshot.weights, extra=decode(state["extra"]) if "extra" in state else None)
+        self._compare_ties(state.get("tied", []))
+        self.progress = Progress(**decode(state.get("progress", {})))
+        self.moved = self.interrupted = False
+        self._restored = state
+        self.means.clear()
+        self._load_optimizer_and_scheduler()
+        self._load_scaler()
+        for name in self.registered:
+            self._load_registered(name)
+        knows_data = any(each.data for each in self.registered.values())
+        if "means" in state and knows_data:  # otherwise the loop begins the epoch again
+            self.means.load_state_dict(decode(state["means"]))
+        self.restore_random()
+
+    def restore_random(self) -> None:
+        """Put the generators back once more, if nothing was trained since the restore."""
+        if self._restored is None:
+            return
+        for name, each in self.registered.items():
+            if isinstance(each.thing, Generator):
+                self._load_registered(name)
+        if "random" in self._restored:
+            set_random_state(self._restored["random"])
+
+    def go_on(self) -> list[str]:
+        """Training goes on: forget what was restored, and name the saved parts that nothing was set for."""
+        restored, self._restored = self._restored or {}, None
+        have = {"optimizer": self.optimizer, "scheduler": self.schedule, "scaler": self.scaler}
+        left = [name for name, part in have.items() if part is None and restored.get(name)]
+        return left + [name for name in restored.get("registered", {}) if name not in self.registered]
+
+    def _load_optimizer_and_scheduler(self) -> None:
+        state = self._restored or {}
+        if self.schedule is not None and "scheduler" in state:
+            load_scheduler(self.schedule.scheduler, state["scheduler"])
+            self.schedule.look()
+        # after the scheduler: making and loading one sets learning rates
+        if self.optimizer is not None and "optimizer" in state:
+            load_optimizer(self.optimizer, state["optimizer"])
+
+    def _load_scaler(self) -> None:
+        saved = (self._restored or {}).get("scaler")
+        if self.scaler is not None and saved:  # a scaler that is switched off has no state
+            self.scaler.load_state_dict(decode(saved))
+
+    def _load_registered(self, name: str) -> None:
+        saved = (self._restored or {}).get("registered", {})
+        if name not in saved:
+            return
+        thing = self.registered[name].thing
+        if isinstance(thing, Generator):
+            set_generator_state(thing, saved[name])
+        else:
+            thing.load_state_dict(decode(saved[name]))
+
+    def _compare_ties(self, saved: list[list[str]]) -> None:
+        live = tied_groups(module_parts(self.model).tensors)
+        lost = [names for names in saved if not any(set(names) <= set(group) for group in live)]
+        if lost:
+            named = "; ".join(" = ".join(names) for names in lost)
+            warnings.warn(f"weights that were one tensor when saved are several in this model: {named}", stacklevel=4)
+
+    # The parts
+
+    def set_optimizer(self, optimizer: Stateful) -> None:
+        """Take the optimizer in, with its saved state where there is one."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if isinstance(optimizer, Optimizer):
+            self._hook = optimizer.register_step_pre_hook(self._on_update)
+        self.optimizer = optimizer
+        self._load_optimizer_and_scheduler()
+        self.restore_random()
+
+    def set_schedule(self, schedule: Schedule) -> None:
+        """Take the scheduler in, with its saved state where there is one."""
+        self.schedule = schedule
+        self._load_optimizer_and_scheduler()
+        self.restore_random()
+
+    def set_scaler(self, scaler: Stateful) -> None:
+        """Take the gradient scaler in, with its saved state where there is one."""
+        self.scaler = scaler
+        self._load_scaler()
+
+    def register(self, name: str, registered: Registered) -> None:
+        """Take something of the user's in, with its saved state where there is one."""
+        self.registered[name] = registered
+        self._load_registered(name)
+
+    def _on_update(self, *_: object) -> None:
+        self.moved = True
+
+
+def _view(path: str, tensor: Tensor) -> WeightTensor:
+    return to_weight(tensor, path, copy=False)
+
+
+def _state_of(name: str, thing: Generator | Stateful, keep: Keep) -> Any:
+    if isinstance(thing, Generator):
+        return generator_state(thing)
+    return encode(thing.state_dict(), name, keep)

@@ -1,0 +1,252 @@
+"""CoralTrainer: checkpoints for a training loop of one's own."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import time
+import warnings
+from dataclasses import replace
+from types import TracebackType
+from typing import Self, SupportsIndex
+
+from torch import Tensor, nn
+
+from coral import Repository
+from coral.errors import ConfigError, PolicyError, UnsupportedValue
+from coral.integrations.pytorch._metrics import not_finite, numbers_of, to_floats
+from coral.integrations.pytorch._modules import unwrapped
+from coral.integrations.pytorch._optimizers import Stateful, warn_of_lambdas
+from coral.integrations.pytorch._random import Generator
+from coral.integrations.pytorch._schedule import Schedule, StepOn
+from coral.integrations.pytorch._source import Registered, TrainingSource
+from coral.training import (
+    DEFAULT_CONFIG,
+    CheckpointConfig,
+    CheckpointManager,
+    EpochEnd,
+    Interrupted,
+    StepEnd,
+    TrainBegin,
+)
+
+__all__ = ["CoralTrainer"]
+
+_log = logging.getLogger("coral")
+
+
+class CoralTrainer:
+    """Saves a training run as it goes, by a CheckpointConfig, and takes it back to any saved moment, exactly.
+
+    The loop stays the user's: call `step` after each optimizer update and `epoch_end` after each epoch. Saving goes on
+    in the background; `close`, or leaving the `with`, waits for it and saves the end of the run.
+
+        with CoralTrainer(model, Repository("weights", init=True), "digits", resume=True) as trainer:
+            trainer.set_optimizer(optimizer)
+            trainer.set_scheduler(scheduler)
+            for epoch in range(trainer.start_epoch, epochs):
+                for batch in batches:
+                    loss = train_on(batch)
+                    trainer.step(loss)
+                trainer.epoch_end(epoch, val_loss=validate())
+
+    `resume=True` goes on from the newest checkpoint, if there is one, and `resume="<ref>"` from that one; without it a
+    run starts anew, on the same branch. The model is loaded at once, and what is set later gets its state when it is
+    set. Random generators are put back then too, and last when `start_epoch` is first read: whatever was drawn before
+    the loop, it goes on as the run that was never interrupted.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        repository: Repository,
+        experiment_name: str = "default",
+        checkpoint_config: CheckpointConfig | None = None,
+        *,
+        branch: str | None = None,
+        resume: bool | str = False,
+    ) -> None:
+        config = DEFAULT_CONFIG if checkpoint_config is None else checkpoint_config
+        self.model = model
+        self.repository = repository
+        self._monitored = config.save_on_best_metric or "loss"
+        self._source = TrainingSource(unwrapped(model), config)
+        self.manager = CheckpointManager(repository, config, self._source, experiment=experiment_name, branch=branch)
+        self._begun = False  # TrainBegin was sent
+        self._resumed = False
+        self._last_epoch: int | None = None
+        self._random_due = False
+        if resume is not False:
+            self.load_checkpoint(None if resume is True else resume)
+
+    # The parts of the run
+
+    def set_optimizer(self, optimizer: Stateful) -> None:
+        """Save this optimizer's state with each checkpoint; if a checkpoint was loaded, it gets its state now."""
+        self._source.set_optimizer(optimizer)
+
+    def set_scheduler(self, scheduler: Stateful, step_on: StepOn = "epoch", *, metric: str | None = None) -> None:
+        """Save this scheduler's state with each checkpoint, and step it: at each "epoch", each "step", or never (None).
+
+        At the end of an epoch it is stepped before saving. A plateau scheduler is given the `metric` of that name, by
+        default the one that `save_on_best_metric` names. A scheduler that the loop has stepped itself is left alone.
+        """
+        warn_of_lambdas(scheduler)
+        self._source.set_schedule(Schedule(scheduler, step_on, metric or self._monitored))
+
+    def set_scaler(self, scaler: Stateful) -> None:
+        """Save this gradient scaler's state with the optimizer's."""
+        self._source.set_scaler(scaler)
+
+    def register(self, name: str, thing: Generator | Stateful, *, data: bool = False) -> None:
+        """Save something else under a name: a random generator, or whatever has state_dict and load_state_dict.
+
+        `data=True` says that it knows the position in the data (as a stateful data loader does), so that a checkpoint
+        saved within an epoch can be resumed exactly.
+        """
+        self._source.register(name, Registered(thing, data))
+
+    # Training
+
+    def step(self, loss: float | Tensor, **metrics: float | Tensor) -> None:
+        """An optimizer update is complete; this may save.
+
+        The loss and other metrics are numbers or one-element tensors on any device. They are averaged over the epoch,
+        under their names, without waiting for the device here.
+        """
+        given = {"loss": loss, **metrics}
+        self._source.means.add(given)
+        numbers = numbers_of(given)
+        self._begin()
+        progress = self._source.progress
+        self._source.progress = progress = replace(
+            progress, step=progress.step + 1, steps_in_epoch=progress.steps_in_epoch + 1
+        )
+        if self._source.schedule is not None:
+            self._source.schedule.advance("step", numbers)
+        self._source.moved = False
+        self.manager.emit(StepEnd(progress.step, time.monotonic(), numbers))
+
+    def epoch_end(self, epoch: SupportsIndex, **metrics: float | Tensor) -> None:
+        """Epoch `epoch`, counted from 0, is complete; this may save.
+
+        Its metrics are the means of what `step` was given and, by other names or instead, those given here. One that
+        is not finite is warned of; it is never the best.
+        """
+        number = self._check_epoch(epoch)
+        means = {**self._source.means.means(), **to_floats(metrics)}
+        for name in not_finite(means):
+            warnings.warn(f"metric {name!r} is {means[name]} in epoch {number}", stacklevel=2)
+        self._begin()
+        if self._source.schedule is not None:
+            self._source.schedule.advance("epoch", means)
+        self._source.means.clear()
+        progress = self._source.progress
+        self._source.progress = replace(progress, epoch=number + 1, steps_in_epoch=0, metrics=means)
+        self._last_epoch = number
+        self.manager.emit(EpochEnd(progress.step, number, complete=True, metrics=means))
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        self._begun, self._random_due = True, False
+        if left := self._source.go_on():
+            warnings.warn(f"the checkpoint has state for what was not set: {', '.join(left)}", stacklevel=3)
+        self.manager.emit(TrainBegin(self._source.progress.step, resumed=self._resumed))
+
+    def _check_epoch(self, epoch: SupportsIndex) -> int:
+        if isinstance(epoch, bool) or not hasattr(epoch, "__index__"):
+            raise UnsupportedValue(f"epoch_end takes the number of the epoch, an int, not {epoch!r}", path="epoch")
+        number = operator.index(epoch)
+        if number < 0:
+            raise PolicyError(f"epoch_end was given epoch {number}; epochs are counted from 0")
+        if self._last_epoch is not None and number <= self._last_epoch:
+            raise PolicyError(f"epoch_end was given epoch {number}, but epoch {self._last_epoch} has ended already")
+        return number
+
+    # Going back
+
+    def load_checkpoint(
+        self,
+        commit_hash: str | None = None,
+        load_best: bool = False,
+        load_optimizer: bool = True,
+        load_scheduler: bool = True,
+    ) -> bool:
+        """Go back to a checkpoint: the branch's newest, its best, or that of a ref. False if there is none yet.
+
+        It waits for pending saves and restores model, optimizer, scheduler, random generators, step, epoch and the
+        policy's state; with no best it loads the last and warns. Then `start_epoch` says where the loop goes on.
+        """
+        if commit_hash is not None and load_best:
+            raise ConfigError("give commit_hash or load_best=True, not both")
+        wanted = {"optimizer": load_optimizer, "scaler": load_optimizer, "scheduler": load_scheduler}
+        self._source.skipped = frozenset(name for name, wants in wanted.items() if not wants)
+        if self.manager.restore(commit_hash, best=load_best) is None:
+            return False
+        progress = self._source.progress
+        self._begun, self._resumed, self._random_due = False, True, True
+        self._last_epoch = progress.epoch - 1 if progress.epoch else None
+        return True
+
+    @property
+    def start_epoch(self) -> int:
+        """The epoch to go on with: the one after a complete epoch, or the one that a checkpoint was saved within.
+
+        When it is first read after a checkpoint was loaded, the random generators are put back to where they were.
+        """
+        if self._random_due:
+            self._random_due = False
+            self._source.restore_random()
+        return self._source.progress.epoch
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that is under way, or else the last one that ended; 0 before the first."""
+        progress = self._source.progress
+        return progress.epoch if progress.steps_in_epoch else max(progress.epoch - 1, 0)
+
+    @property
+    def global_step(self) -> int:
+        """How many optimizer updates are complete."""
+        return self._source.progress.step
+
+    @property
+    def training_metrics(self) -> dict[str, float]:
+        """The metrics of the last epoch that ended."""
+        return dict(self._source.progress.metrics)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training had better end here (early stopping); `trainer.manager.stop_reason` says why."""
+        return self.manager.stop_reason is not None
+
+    # The end
+
+    def wait(self) -> None:
+        """Return when what is being saved is saved."""
+        self.manager.wait()
+
+    def close(self) -> None:
+        """End the run: save its end, if that is not saved yet, and wait for it."""
+        self.manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            if self._begun:
+                self._source.interrupted = True
+                cause = "requested" if isinstance(error, KeyboardInterrupt) else "exception"
+                # without an optimizer that was set, nobody knows whether an update has begun
+                mid_step = self._source.moved or self._source.optimizer is None
+                self.manager.emit(Interrupted(self.global_step, cause, mid_step))
+            self.manager.close()
+        except Exception:  # noqa: BLE001, the error that the training ends with matters more
+            _log.exception("coral could not save the run that is ending with %s", type(error).__name__)

@@ -1,0 +1,75 @@
+"""How long the newest commit takes to load, checked and touched, beside safetensors and torch.load, warm and cold."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import memory
+import peers
+import torch
+from checkpoints import arrays, checkpoints
+from harness import Bench, Contender, in_turn, timed
+from machine import cached_share, drop_cache
+from safetensors.torch import save_file
+
+from coral import Repository
+
+__all__ = ["run"]
+
+CORAL = "coral load of the newest commit, checked"
+SAFETENSORS = "safetensors.torch.load_file"
+TORCH = "torch.load"
+
+
+def coral_load(path: Path) -> tuple[float, int]:
+    """Return the seconds to open, load into torch tensors and touch all of it, and the words' sum."""
+    with timed() as watch:
+        loaded = Repository(path).load()
+        total = peers.touch([torch.from_numpy(weight.data) for weight in loaded.values()])
+    return watch.seconds, total
+
+
+def run(bench: Bench) -> None:
+    """Time the loads in turn, warm and then cold, then a streamed load's peak memory."""
+    _, (before, newest, _) = checkpoints(bench)
+    files = bench.folder("load")
+    repo = Repository(files / "repo", init=True)
+    repo.commit(arrays(before), "before")
+    repo.commit(arrays(newest), "newest")
+    save_file(newest, files / "a.safetensors")
+    torch.save(newest, files / "a.pt")
+    total = peers.touch(newest.values())
+    report = bench.report
+    del repo, before, newest
+    loads = {
+        CORAL: (coral_load, files / "repo"),
+        SAFETENSORS: (peers.safetensors_load, files / "a.safetensors"),
+        TORCH: (peers.torch_load, files / "a.pt"),
+    }
+    dropped: set[str] = set()
+    left: dict[str, float] = {}
+
+    def contender(name: str, cold: bool) -> Contender:
+        def load() -> dict[str, float]:
+            read, path = loads[name]
+            if cold:
+                paths = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+                dropped.add(drop_cache(paths))
+                left[name] = max(left.get(name, 0.0), cached_share(paths))
+            seconds, found = read(path)
+            assert found == total, f"{name} did not load what was saved"
+            return {f"{name}, {'cold' if cold else 'warm'}": seconds}
+
+        return load
+
+    for kind in ("warm", "cold"):
+        report.time("load", in_turn([contender(name, kind == "cold") for name in loads], bench.rounds))
+        if kind == "cold":
+            most = f"{max(left.values()):.0%} of a file's pages were still cached at most"
+            report.note("load", f"page cache dropped by {', '.join(sorted(dropped))}; {most}")
+        ours, theirs = f"{CORAL}, {kind}", f"{SAFETENSORS}, {kind}"
+        report.ratio("load", ours, theirs, 1.0, f"load + touch / safetensors load_file + touch, {kind}")
+        report.ratio("load", ours, f"{TORCH}, {kind}", None, f"load + touch / torch.load + touch, {kind}")
+    shutil.rmtree(files)
+    memory.load_peak(bench)

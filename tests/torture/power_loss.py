@@ -1,0 +1,134 @@
+"""T1: the power goes out after every operation of every scenario, and leaves each state that a disk may be left in."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from crash import MODELS, Journal
+from memory import MemoryFileSystem, Op, Tree
+from oracle import Violation, check, check_lossy
+from scenarios import Commit, Scenario, Step, World, build, do, limits
+
+
+@dataclass(slots=True)
+class Tally:
+    """How a fault test went."""
+
+    cases: int = 0
+    violations: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        self.cases += other.cases
+        self.violations += other.violations
+        self.seconds += other.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A scenario as it went with no fault: the disk at its start, the trace, the world after each step."""
+
+    scenario: Scenario
+    start: Tree
+    trace: tuple[Op, ...]
+    worlds: tuple[World, ...]
+
+    def at(self, acknowledged: int) -> tuple[World, Step | None]:
+        """The world, and the step under way, once so many steps have been acknowledged."""
+        steps = self.scenario.steps
+        return self.worlds[acknowledged], steps[acknowledged] if acknowledged < len(steps) else None
+
+
+def record(scenario: Scenario) -> Recording:
+    """Run a scenario and write down what it asks of the disk."""
+    fs = MemoryFileSystem()
+    worlds = [build(fs, scenario.before)]
+    start, fs.trace = fs.tree(), []
+    fs.mark(0)
+    for number, step in enumerate(scenario.steps, 1):
+        fs.clock += 10
+        worlds.append(worlds[-1].after(step, do(fs, step)))
+        fs.mark(number)
+    return Recording(scenario, start, tuple(fs.trace), tuple(worlds))
+
+
+def states(
+    recording: Recording, model: str, cap: int, seed: int, trace: Iterable[Op] | None = None
+) -> Iterator[tuple[int, int, Tree]]:
+    """(operations done, steps acknowledged, what the disk holds) for each state, all of them different."""
+    journal, acknowledged = Journal(recording.start, model), 0
+    seen: set[object] = set()
+    for done, op in enumerate(recording.trace if trace is None else trace, 1):
+        journal.apply(op)
+        if op.kind == "mark":
+            acknowledged = op.inode
+        rng = random.Random(f"{seed} {recording.scenario.name} {model} {done}")
+        for plan in journal.plans(rng, cap):
+            tree, signature = journal.state(plan)
+            if (signature, acknowledged) not in seen:
+                seen.add((signature, acknowledged))
+                yield done, acknowledged, tree
+
+
+def judge(recording: Recording, acknowledged: int, tree: Tree, number: int) -> None:
+    """Raise Violation if the oracle finds fault with a state."""
+    world, step = recording.at(acknowledged)
+    # the clock has not moved on in half of the cases: a commit retried is then the same commit, by its id
+    fs = MemoryFileSystem.of(tree, clock=1_700_000_000.0 + 10 * (acknowledged + 1) + number % 2, boot="boot-2")
+    if world.soft or (isinstance(step, Commit) and step.durability != "full"):
+        check_lossy(fs, world, step)
+    else:
+        check(fs, world, step)
+
+
+def run(
+    scenario: Scenario,
+    *,
+    cap: int,
+    seed: int = 0,
+    models: tuple[str, ...] = MODELS,
+    share: tuple[int, int] = (0, 1),
+    edit: Callable[[Recording], list[Op]] | None = None,
+    stop: int = 20,
+) -> Tally:
+    """Try the states of a scenario, or the `share` (i, n) of them; stop after so many violations.
+
+    `edit` rewrites the trace first: the mutants.
+    """
+    began, tally = time.perf_counter(), Tally()
+    with limits(scenario):
+        _run(tally, scenario, cap, seed, models, share, edit, stop)
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+def _run(
+    tally: Tally,
+    scenario: Scenario,
+    cap: int,
+    seed: int,
+    models: tuple[str, ...],
+    share: tuple[int, int],
+    edit: Callable[[Recording], list[Op]] | None,
+    stop: int,
+) -> None:
+    recording = record(scenario)
+    trace = edit(recording) if edit else None
+    for model in models:
+        for number, (done, acknowledged, tree) in enumerate(states(recording, model, cap, seed, trace)):
+            if number % share[1] != share[0]:
+                continue
+            tally.cases += 1
+            try:
+                judge(recording, acknowledged, tree, number)
+            except Violation as violation:
+                last = (trace or recording.trace)[done - 1]
+                tally.violations.append(
+                    f"{scenario.name}, {model}, after op {done} ({last.kind} {last.name}), {acknowledged} steps "
+                    f"acknowledged, state {number}, seed {seed}: {violation}"
+                )
+                if len(tally.violations) >= stop:
+                    return

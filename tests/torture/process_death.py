@@ -1,0 +1,192 @@
+"""T3: the process dies before, after and in the middle of every single filesystem operation of every operation.
+
+Everything that runs coral does so in a forked child, so that the process that forks never has threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from coral.filesystem import LocalFileSystem
+from crash import Journal
+from memory import MemoryFileSystem
+from oracle import Violation, check
+from power_loss import Tally
+from scenarios import SINGLE, Scenario, World, build, do
+from seam import Call, Seam
+
+DIED = 77
+MOMENTS = ("before", "midway", "after")
+
+
+def scratch() -> Path:
+    """A new folder, in memory where there is such a place: nothing here depends on a real disk."""
+    shm = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="coral-", dir=shm if os.access(shm, os.W_OK) else None))
+
+
+def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
+    """Run something in a forked child: (exit status, what it returned or raised; None if it died)."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            os.close(read)
+            try:
+                result: Any = work()
+                status = 0
+            except Exception as error:
+                result = f"{type(error).__name__}: {error}"
+            with os.fdopen(write, "wb") as pipe:
+                pickle.dump(result, pipe)
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        data = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), pickle.loads(data) if data else None
+
+
+def _must(work: Callable[[], Any]) -> Any:
+    status, result = in_child(work)
+    if status:
+        raise Violation(f"it fails without a fault: {result}")
+    return result
+
+
+def dying(fs: Any, at: int, moment: str, die: Callable[[], None]) -> Seam:
+    """A filesystem whose process dies before, midway through, or after operation number `at`."""
+    count = itertools.count()
+
+    def around(call: Call) -> Any:
+        if next(count) != at:
+            return call.do()
+        if moment == "midway" and call.part:
+            call.part()
+        if moment != "after":
+            die()
+        result = call.do()
+        die()
+        return result
+
+    return Seam(fs, around)
+
+
+def count_operations(fs: Any, scenario: Scenario) -> list[str]:
+    """The kinds of the filesystem operations that the scenario's one step makes, in order."""
+    kinds: list[str] = []
+
+    def around(call: Call) -> Any:
+        kinds.append(call.kind)
+        return call.do()
+
+    do(Seam(fs, around), scenario.steps[0])
+    return kinds
+
+
+def moments(kinds: list[str]) -> list[tuple[int, str]]:
+    """Every (operation, moment) at which to die."""
+    return [(n, m) for n, kind in enumerate(kinds) for m in MOMENTS if m != "midway" or kind == "write"]
+
+
+def run(scenario: Scenario) -> Tally:
+    """Die at each moment of the one step of a scenario, in real processes on a real filesystem."""
+    began, tally = time.perf_counter(), Tally()
+    folder = scratch()
+    try:
+        base = folder / "base"
+        base.mkdir()
+        world: World = _must(lambda: build(LocalFileSystem(base), scenario.before))
+        shutil.copytree(base, folder / "count")
+        kinds = _must(lambda: count_operations(LocalFileSystem(folder / "count"), scenario))
+        for number, (at, moment) in enumerate(moments(kinds)):
+            here = folder / str(number)
+            shutil.copytree(base, here)
+            fs = LocalFileSystem(here)
+            doomed = dying(fs, at, moment, lambda: os._exit(DIED))
+            status, result = in_child(lambda doomed=doomed: do(doomed, scenario.steps[0]))  # type: ignore[misc]
+            what = f"{scenario.name}: died {moment} op {at} ({kinds[at]})"
+            tally.cases += 1
+            if status != DIED:
+                tally.violations.append(f"{what}: it did not die, but: {status}, {result}")
+            status, result = in_child(lambda fs=fs: check(fs, world, scenario.steps[0]) and None)  # type: ignore[misc]
+            if status:
+                tally.violations.append(f"{what}: {result}")
+            shutil.rmtree(here)
+    finally:
+        shutil.rmtree(folder)
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+class Died(BaseException):
+    """The process is no more: nothing it does from now on reaches the disk."""
+
+
+def _die() -> None:
+    raise Died
+
+
+class _Grave:
+    """Lets nothing through any more once the process has died: no cleaning up on the way out."""
+
+    def __init__(self, fs: Seam) -> None:
+        self.dead = False
+        self.seam = Seam(fs, self)
+
+    def __call__(self, call: Call) -> Any:
+        if self.dead:
+            raise Died
+        try:
+            return call.do()
+        except Died:
+            self.dead = True
+            raise
+
+
+def run_then_power_loss(scenario: Scenario, *, cap: int, seed: int = 0) -> Tally:
+    """The process dies at each moment, another one does the step again and is told it is done: then the power goes.
+
+    What the dead process had not synced is still in the page cache, and looks to its successor as if it were on disk.
+    """
+    began, tally = time.perf_counter(), Tally()
+    base = MemoryFileSystem()
+    world = build(base, scenario.before)
+    kinds = count_operations(base.copy(), scenario)
+    for at, moment in moments(kinds):
+        fs = base.copy()
+        with suppress(Died):
+            do(_Grave(dying(fs, at, moment, _die)).seam, scenario.steps[0])
+        what = f"{scenario.name}: died {moment} op {at} ({kinds[at]}), redone, power lost"
+        try:
+            done = world.after(scenario.steps[0], do(fs, scenario.steps[0]))
+        except Exception as error:
+            if type(error).__name__ != "RefExists":  # told that it is there: not that it is safe
+                tally.violations.append(f"{what}: the retry: {type(error).__name__}: {error}")
+            continue
+        journal = Journal(base.tree())
+        for op in fs.trace:
+            journal.apply(op)
+        for plan in journal.plans(random.Random(f"{seed} {at} {moment}"), cap):
+            tally.cases += 1
+            state = MemoryFileSystem.of(journal.state(plan)[0], clock=fs.clock + 1, boot="boot-2")
+            try:
+                check(state, done, None)
+            except Violation as violation:
+                tally.violations.append(f"{what}, {plan}: {violation}")
+                break
+    tally.seconds = time.perf_counter() - began
+    return tally
+

@@ -1,0 +1,212 @@
+"""The operations under test, as plain values, and what is true of a repository once they have been acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+from coral import Repository, WeightTensor
+from coral.filesystem import FileSystem
+from coral.store import _index, _refs
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """Create the repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Commit version `key` of the weights; `state` says whether with training state, `big` whether over 1 MiB."""
+
+    key: int
+    branch: str | None = None
+    state: bool = True
+    big: bool = False
+    durability: str = "full"
+
+    @property
+    def message(self) -> str:
+        return f"version {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    name: str
+    at: str = "HEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    name: str
+    ref: str = "HEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    branch: str
+
+
+Step = Init | Commit | Branch | Tag | Checkout
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What has been acknowledged: the commits and what was put in them, and where each ref points.
+
+    It is `soft` while the last commit was not said to be durable.
+    """
+
+    ready: bool = False
+    commits: Mapping[str, Commit] = field(default_factory=dict)
+    branches: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    head: str = "main"
+    soft: bool = False
+
+    def after(self, step: Step, result: str | None) -> World:
+        """The world once `step` has been acknowledged; `result` is the id of a commit."""
+        match step:
+            case Init():
+                return replace(self, ready=True)
+            case Commit():
+                assert result is not None
+                branches = {**self.branches, step.branch or self.head: result}
+                return replace(
+                    self, commits={**self.commits, result: step}, branches=branches, soft=step.durability != "full"
+                )
+            case Branch(name, at):
+                return replace(self, branches={**self.branches, name: self.points_to(at)})
+            case Tag(name, ref):
+                return replace(self, tags={**self.tags, name: self.points_to(ref)})
+            case Checkout(branch):
+                return replace(self, head=branch)
+
+    def points_to(self, ref: str) -> str:
+        """The commit that HEAD or a branch leads to."""
+        return self.branches[self.head if ref == "HEAD" else ref]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Steps to be tortured, on a repository in which those `before` are done and safely on disk.
+
+    It is `tight` where refs are folded and packs indexed after a few commits instead of hundreds.
+    """
+
+    name: str
+    before: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    tight: bool = False
+
+
+BORN = (Init(), Commit(1), Commit(2))
+
+SCENARIOS = (
+    Scenario("init and first commits", (), (Init(), Commit(1), Commit(2), Commit(3, state=False))),
+    Scenario("branch and tag", BORN, (Branch("dev"), Tag("v1"), Checkout("dev"), Commit(3))),
+    Scenario("commit on a new branch", BORN, (Commit(3, branch="Exp/1"), Commit(4), Commit(5, branch="Exp/1"))),
+    Scenario("same weights again", BORN, (Commit(2), Commit(1), Tag("again", "main"))),
+    Scenario("a tensor over 1 MiB", (Init(), Commit(1, big=True)), (Commit(2, big=True),)),
+)
+
+FAST = (
+    Scenario("fast commits", BORN, (Commit(3, durability="fast"), Commit(4, durability="fast"))),
+    Scenario("a fast commit on a new branch", BORN, (Commit(3, branch="exp", durability="fast"),)),
+    Scenario(
+        "full after fast", BORN, (Commit(3, durability="fast"), Commit(4), Commit(5, durability="fast"), Commit(5))
+    ),
+)
+"""Commits that a loss of power may take back, but never make wrong; full ones among them stay."""
+
+TIGHT = (Scenario("folding and indexing", (*BORN, Commit(3)), tuple(Commit(n) for n in range(4, 10)), tight=True),)
+
+SINGLE = (
+    Scenario("init", (), (Init(),)),
+    Scenario("first commit", (Init(),), (Commit(1),)),
+    Scenario("second commit", (Init(), Commit(1)), (Commit(2),)),
+    Scenario("commit on a new branch", BORN, (Commit(3, branch="exp/1"),)),
+    Scenario("branch", BORN, (Branch("dev", "main"),)),
+    Scenario("tag", BORN, (Tag("v1"),)),
+    Scenario("checkout", (*BORN, Branch("dev")), (Checkout("dev"),)),
+    Scenario("big commit", (Init(), Commit(1, big=True)), (Commit(2, big=True),)),
+)
+"""One scenario for each operation, for faults that are tried at every single step of it."""
+
+
+@lru_cache(maxsize=64)
+def weights(step: Commit) -> dict[str, WeightTensor]:
+    """Version `key` of a few tiny tensors: some change, some never do; bits that arithmetic would not keep."""
+    rng = np.random.default_rng(step.key)
+    odd = rng.standard_normal((5, 3)).astype(np.float32)
+    odd.view(np.uint32).reshape(-1)[:4] = (0x7FC00001 + step.key, 0xFFA0BEEF, 0x80000000, 0x00000001)
+    tensors = {
+        "layer.weight": WeightTensor(odd),
+        "layer.frozen": WeightTensor(np.arange(24, dtype=np.float64).reshape(4, 6) * -0.0),
+        "layer.half": WeightTensor(rng.integers(0, 1 << 16, 7, np.uint16), dtype="bfloat16"),
+        "norm.steps": WeightTensor(np.array(step.key, np.int64)),
+        "norm.empty": WeightTensor(np.zeros((0, 3), np.float16)),
+        "every.other": WeightTensor(np.full(9, step.key // 2, np.int32)),
+    }
+    if step.big:
+        tensors["big.moving"] = WeightTensor(rng.standard_normal(400_003).astype(np.float32))
+        tensors["big.frozen"] = WeightTensor(np.arange(200_001, dtype=np.float64))
+    return tensors
+
+
+@lru_cache(maxsize=64)
+def state(step: Commit) -> dict[str, object] | None:
+    """Training state as an optimizer, a scheduler and a random generator have it, or None."""
+    if not step.state:
+        return None
+    rng = np.random.default_rng(1000 + step.key)
+    slots = {i: {"step": step.key, "exp_avg": rng.standard_normal(6).astype(np.float32), "max": None} for i in range(2)}
+    group = {"lr": 0.1 / step.key, "betas": (0.9, 0.999), "params": [0, 1], "weight_decay": -0.0}
+    return {"optimizer": {"state": slots, "param_groups": [group]}, "epoch": step.key, "rng": rng.bytes(40)}
+
+
+def perform(repo: Repository, step: Step) -> str | None:
+    """Do a step; a commit's id."""
+    match step:
+        case Init():
+            return None
+        case Commit():
+            return repo.commit(weights(step), step.message, branch=step.branch, state=state(step))
+        case Branch(name, at):
+            repo.branch(name, at=at)
+        case Tag(name, ref):
+            repo.tag(name, ref)
+        case Checkout(branch):
+            repo.checkout(branch)
+    return None
+
+
+def do(fs: FileSystem, step: Step) -> str | None:
+    """Do a step in a repository opened for it, as a new process would."""
+    durability = step.durability if isinstance(step, Commit) else "full"
+    return perform(Repository(fs, init=isinstance(step, Init), durability=durability), step)
+
+
+def build(fs: FileSystem, steps: tuple[Step, ...]) -> World:
+    """Do several steps on an empty filesystem; the world after them."""
+    world = World()
+    for step in steps:
+        world = world.after(step, do(fs, step))
+    return world
+
+
+@contextmanager
+def limits(scenario: Scenario) -> Iterator[None]:
+    """Have coral fold and index early while a tight scenario is under test."""
+    if not scenario.tight:
+        yield
+        return
+    kept = (_refs.FOLD, _refs._KEEP, _index._UNCOVERED)
+    _refs.FOLD, _refs._KEEP, _index._UNCOVERED = 3, 2, 2
+    try:
+        yield
+    finally:
+        _refs.FOLD, _refs._KEEP, _index._UNCOVERED = kept

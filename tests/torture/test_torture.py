@@ -1,0 +1,88 @@
+"""The bounded part of the fault tests; `python tests/torture/run.py --full` does what CI claims."""
+
+from __future__ import annotations
+
+import mutants
+import pytest
+import run
+from memory import MemoryFileSystem
+from mutants import Names
+from power_loss import record
+from run import BOUNDED, short, table, tasks
+from scenarios import BORN, Commit, Scenario, weights
+
+
+@pytest.mark.parametrize("name", ["T1", "T2", "T3", "T5"])
+def test_the_store_survives(name: str) -> None:
+    rows, remarks = run.run(BOUNDED, seed=0, only=[name], jobs=2)
+    print("\n" + table(rows, 0), *remarks, sep="\n")
+    found = [f"{row}: {violation}" for row, tally in rows.items() for violation in tally.violations]
+    assert not found, "\n".join(found[:5])
+    assert rows
+    assert not short(rows, BOUNDED)
+
+
+def test_every_row_has_a_floor_or_may_be_impossible() -> None:
+    assert {task.row for task in tasks(BOUNDED, 0)} - {run.T5_DISK} == set(BOUNDED.floors)
+    assert BOUNDED.floors.keys() == run.FULL.floors.keys() == run.NIGHTLY.floors.keys()
+
+
+def test_there_are_enough_mutants() -> None:
+    assert len({mutant.name for mutant in mutants.MUTANTS}) >= 12
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_commit_on_a_branch_is_four_syncs(big: bool) -> None:
+    recording = record(Scenario("one commit", (*BORN[:1], Commit(1, big=big)), (Commit(2, big=big),)))
+    names = Names(recording)
+    syncs = [op for op in recording.trace if op.kind.startswith("fsync")]
+    assert [op.kind for op in syncs] == ["fsync", "fsync_dir", "fsync", "fsync_dir"]
+    pack, packs, entry, branch = syncs
+    assert names.has(pack.inode, "packs/")
+    assert names.folder(packs.folder, "packs")
+    assert names.has(entry.inode, "refs/heads/main/")
+    assert names.folder(branch.folder, "refs/heads/main")
+
+
+def test_a_trace_replayed_to_its_end_gives_what_was_there() -> None:
+    from crash import Journal, Plan
+
+    fs = MemoryFileSystem()
+    journal = Journal(fs.tree())
+    fs.mkdir("a")
+    file = fs.create("a/x")
+    file.write([b"one", b"two"])
+    fs.link("a/x", "a/y")
+    fs.replace("a/x", "z")
+    for op in fs.trace:
+        journal.apply(op)
+    options = journal._options()
+    everything, _ = journal.state(Plan(tuple(n - 1 for n in options), ("full",)))
+    nothing, _ = journal.state(Plan((0,) * len(options), ("none",)))
+    assert MemoryFileSystem.of(everything).paths() == fs.paths() == ["a/y", "z"]
+    assert MemoryFileSystem.of(everything).data("z") == b"onetwo"
+    assert MemoryFileSystem.of(nothing).paths() == []
+
+
+def test_a_sync_makes_durable_what_it_says_and_no_more() -> None:
+    import random
+
+    from crash import Journal
+
+    fs = MemoryFileSystem()
+    fs.mkdir("a")
+    file = fs.create("a/x")
+    file.write([b"data"])
+    file.fsync()
+    fs.fsync_dir("a")
+    journal = Journal(fs.copy().tree()._replace(folders={0: {}}, files={}))
+    for op in fs.trace:
+        journal.apply(op)
+    left = {tuple(MemoryFileSystem.of(journal.state(p)[0]).paths()) for p in journal.plans(random.Random(0), 100)}
+    assert left == {(), ("a/x",)}  # the folder itself was never synced into its parent
+
+
+def test_versions_share_some_tensors_and_not_others() -> None:
+    two, three = weights(Commit(2)), weights(Commit(3))
+    equal = {name for name in two if two[name].id == three[name].id}
+    assert "layer.frozen" in equal and "layer.weight" not in equal
