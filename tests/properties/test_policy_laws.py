@@ -363,6 +363,20 @@ def test_a_run_cut_anywhere_goes_on_as_if_it_had_not_been(
 
 
 @laws
+@given(configs(), schedules(), st.integers(0, 3), st.data())
+def test_the_resumed_from_is_never_pruned(
+    config: CheckpointConfig, schedule: Schedule, delay: int, data: st.DataObject
+) -> None:
+    config = replace(config, save_every_n_steps=1, keep_last_n_checkpoints=1)
+    cut = data.draw(st.integers(1, len(schedule)))
+    run = Run(config, delay).play(schedule[:cut]).finish()
+    run.emit(TrainBegin(run.state.step, resumed=True))
+    run.play(schedule[cut:]).finish()
+    assert run.state.resumed_from == schedule[cut - 1][0].step
+    assert run.state.resumed_from in run.left
+
+
+@laws
 @given(configs(), schedules(), st.booleans())
 def test_a_state_rebuilt_at_a_boundary_is_the_state(
     config: CheckpointConfig, schedule: Schedule, at_once: bool

@@ -118,6 +118,19 @@ class MemoryFileSystem:
         """Another filesystem that holds the same, with an empty trace."""
         return MemoryFileSystem.of(self.tree(), clock=self.clock, boot=self.boot)
 
+    def fingerprint(self, *folders: str) -> int:
+        """A number that is the same for filesystems that hold the same in some folders below the root."""
+        found: list[object] = []
+        todo = [(at, node) for at in folders if (node := self._root.entries.get(at))]
+        while todo:
+            at, node = todo.pop()
+            if isinstance(node, _File):
+                found.append((at, hash(node.data)))
+            else:
+                found.append(at)
+                todo += [(f"{at}/{name}", child) for name, child in node.entries.items()]
+        return hash(frozenset(found))
+
     def paths(self) -> list[str]:
         """The path of every file, sorted."""
         found, todo = [], [("", self._root)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from coral import CoralError, Repository, WeightTensor
 from coral.errors import RefExists
 from coral.filesystem import FileSystem
+from memory import MemoryFileSystem
 from scenarios import Branch, Checkout, Commit, Init, Step, Tag, World, perform, state, weights
 
 
@@ -16,22 +19,11 @@ class Violation(Exception):
     """A promise of the store that does not hold."""
 
 
-def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository | None = None) -> World:
-    """Ask everything, after a fault that hit `step` (None: no operation was under way) in `world`.
-
-    Returns the world that the retry has left.
-
-    The retry is done on `same`, the very object that the fault hit, if there is one.
-    """
+@contextmanager
+def _violations() -> Iterator[None]:
+    """Whatever goes wrong within, by an error of coral's or another one, is a violation."""
     try:
-        repo = _open(fs, world)
-        if repo is not None:
-            _refs(repo, world, step)
-            _commits(repo, world)
-            _clean(repo, "fsck after the fault")
-        if repo is None and not isinstance(step, Init):
-            raise Violation("an acknowledged repository does not open")
-        return _retry(fs, world, step, same or repo)
+        yield
     except CoralError as error:
         raise Violation(f"{type(error).__name__}: {error}") from error
     except (Violation, MemoryError):
@@ -40,21 +32,59 @@ def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository |
         raise Violation(f"foreign {type(error).__name__}: {error}") from error
 
 
+_restored: set[tuple[int, str]] = set()
+"""(fingerprint of all that reading a commit depends on, commit) where the commit was found to restore bit-exact."""
+_checked: set[int] = set()
+"""Fingerprints of all that fsck reads, where it was clean."""
+_rounds = itertools.count()
+
+
+def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository | None = None) -> World:
+    """Ask everything, after a fault that hit `step` (None: no operation was under way) in `world`.
+
+    Returns the world that the retry has left. In memory, what was found good is not asked again in a state that differs
+    in nothing it depends on: a commit with the very same packs, index and notes; fsck with the same refs too. Each
+    retry is checked by fsck on disk, every third one in memory.
+
+    The retry is done on `same`, the very object that the fault hit, if there is one.
+    """
+    with _violations():
+        repo = _open(fs, world)
+        if repo is not None:
+            _refs(repo, world, step)
+            _commits(fs, repo, world)
+            _log(repo, world)
+            everything = _fingerprint(fs, "format", "packs", "index", "notes", "refs", "trash")
+            if everything not in _checked:
+                _clean(repo, "fsck after the fault")
+                _checked.add(everything)
+        if repo is None and not isinstance(step, Init):
+            raise Violation("an acknowledged repository does not open")
+        return _retry(fs, world, step, same or repo)
+    raise AssertionError
+
+
+def check_kept(fs: FileSystem, world: World) -> None:
+    """Ask whether all that was acknowledged before restores, whatever became of an operation that is not synced."""
+    with _violations():
+        _commits(fs, Repository(fs), world)
+
+
 def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
     """Ask what commits that were not synced still promise: what is lost is found out, and work can go on.
 
     Commits may be lost, and refs be any older value; no tensor is ever silently wrong, whatever is damaged is an error
     and fsck names it, and the operation, retried, succeeds.
     """
-    try:
+    with _violations():
         repo = Repository(fs)
         damaged = False
         for id, made in world.commits.items():
             try:
                 _compare(repo, id, made)
             except CoralError:
-                damaged = damaged or id in _seen(repo)
-        for id in _seen(repo) - set(world.commits):
+                damaged = damaged or id in _seen(repo, world, step)
+        for id in _seen(repo, world, step) - set(world.commits):
             try:
                 _compare(repo, id, step if isinstance(step, Commit) else None)
             except CoralError:
@@ -67,21 +97,18 @@ def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
         assert id is not None
         again = Repository(fs)
         _compare(again, id, redo)
-        if again.branches().get(redo.branch or again.head) != id:
+        if again.resolve(redo.branch or again.head) != id:
             raise Violation("the retried commit is not what its branch points to")
-    except CoralError as error:
-        raise Violation(f"{type(error).__name__}: {error}") from error
-    except (Violation, MemoryError):
-        raise
-    except Exception as error:
-        raise Violation(f"foreign {type(error).__name__}: {error}") from error
 
 
-def _seen(repo: Repository) -> set[str]:
-    try:
-        return set(repo.branches().values())
-    except CoralError:
-        return set()
+def _seen(repo: Repository, world: World, step: Step | None) -> set[str]:
+    """The commits that branches lead to, as far as their refs are not damaged themselves."""
+    names = set(world.branches) | ({step.branch} if isinstance(step, Commit) and step.branch else set())
+    seen = set()
+    for name in names:
+        with suppress(CoralError):
+            seen.add(repo.resolve(name))
+    return seen
 
 
 def _open(fs: FileSystem, world: World) -> Repository | None:
@@ -137,11 +164,24 @@ def _new_commit(repo: Repository, world: World, step: Step | None) -> set[str | 
     return unknown
 
 
-def _commits(repo: Repository, world: World) -> None:
-    """Every acknowledged commit restores bit-exact, by its id; each branch's log leads back to its first."""
+def _fingerprint(fs: FileSystem, *names: str) -> int:
+    """The same number where these files and folders hold the same; a new number each time on a real disk."""
+    return fs.fingerprint(*names) if isinstance(fs, MemoryFileSystem) else -1 - next(_rounds)
+
+
+def _commits(fs: FileSystem, repo: Repository, world: World) -> None:
+    """Every acknowledged commit restores bit-exact, by its id."""
+    packs = _fingerprint(fs, "packs", "index", "notes")
     for id, made in world.commits.items():
-        _compare(repo, id, made)
-    logged = {commit.id for name in world.branches for commit in repo.log(name)}
+        if (packs, id) not in _restored:
+            _compare(repo, id, made)
+            _restored.add((packs, id))
+
+
+def _log(repo: Repository, world: World) -> None:
+    """Every acknowledged commit is in the log of a branch."""
+    tips = {id: name for name, id in world.branches.items()}
+    logged = {commit.id for name in tips.values() for commit in repo.log(name)}
     if lost := set(world.commits) - logged:
         raise Violation(f"commits {lost} are in no log")
 
@@ -166,8 +206,12 @@ def _retry(fs: FileSystem, world: World, step: Step | None, repo: Repository | N
     want = (dict(world.branches), dict(world.tags), world.head)
     if seen != want:
         raise Violation(f"after the retry the refs are {seen}, not {want}")
-    _commits(again, world)
-    _clean(again, "fsck after the retry")
+    if result is not None:
+        assert isinstance(step, Commit)
+        _compare(again, result, step)
+    _commits(fs, again, world)
+    if not isinstance(fs, MemoryFileSystem) or next(_rounds) % 3 == 0:
+        _clean(again, "fsck after the retry")
     return world
 
 

@@ -1,7 +1,7 @@
 """Version control for model weights that lives inside a training run.
 
-    from coral import Repository
-    repo = Repository("./checkpoints", init=True)
+from coral import Repository
+repo = Repository("./checkpoints", init=True)
 """
 
 from pkgutil import extend_path

@@ -36,8 +36,8 @@ def blocks_in(nbytes: int) -> int:
 def fold(data: Bytes) -> int:
     """The folded sum of one block of bytes (uint8, contiguous): 32 bits.
 
-    The block is seen as rows of 509 little-endian 64-bit words; the sums of the columns, modulo 2^64, and then the bytes
-    that fill no row go through CRC-32. It reads at memory speed, and a flipped bit changes exactly one column.
+    The block is seen as rows of 509 little-endian 64-bit words; the sums of the columns, modulo 2^64, and then the
+    bytes that fill no row go through CRC-32. It reads at memory speed, and a flipped bit changes exactly one column.
     """
     whole = data.size // _ROW * _ROW
     crc = 0
@@ -64,7 +64,7 @@ def object_id(kind: str, payload: bytes) -> str:
 
 
 class Threads:
-    """The threads that hash, check and copy blocks. While the interpreter shuts down they are gone: then the caller works."""
+    """The threads that hash and check blocks. While the interpreter shuts down they are gone: the caller works then."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(threads(), thread_name_prefix="coral")
@@ -77,7 +77,7 @@ class Threads:
             done: Future[_B] = Future()
             try:
                 done.set_result(work(item))
-            except BaseException as error:
+            except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
                 done.set_exception(error)
             return done
 

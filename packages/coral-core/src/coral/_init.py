@@ -16,7 +16,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 
 
 def open_or_create(fs: FileSystem, *, init: bool) -> None:
-    """Make sure that there is a repository that this coral can use; create one where there is none and `init` says so."""
+    """Make sure that there is a repository that this coral can use; create one if there is none and `init` says so."""
     try:
         content = fs.read("format", 4096)
     except (FileNotFoundError, NotADirectoryError):

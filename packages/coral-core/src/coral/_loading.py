@@ -59,7 +59,10 @@ class StoredTensors(Mapping[str, WeightTensor]):
                     return self._decode(stored, name, entry)
                 except (CorruptObject, EOFError) as error:  # another copy may be whole
                     problem = problem or CorruptObject(
-                        f"{error}. Run fsck.", tensor=name, commits=[self._commit], path=f"packs/{stored.pack.name}.pack"
+                        f"{error}. Run fsck.",
+                        tensor=name,
+                        commits=[self._commit],
+                        path=f"packs/{stored.pack.name}.pack",
                     )
         raise problem or CorruptObject(f"{self._what(name)} is missing", tensor=name, commits=[self._commit])
 

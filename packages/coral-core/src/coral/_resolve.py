@@ -1,12 +1,14 @@
 """From what a user calls a commit to its id.
 
-    HEAD   <branch>   <tag>   <6 or more hex digits>   best   last   step:500   <branch>@best   <branch>@step:500   <any>~2   <any>^
+HEAD   <branch>   <tag>   <6 or more hex digits>   best   last   step:500   <branch>@best   <branch>@step:500
+<any>~2   <any>^
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NoReturn
 
 from coral.errors import AmbiguousRef, CorruptObject, UnknownRef
 from coral.objects import Commit, is_id
@@ -44,7 +46,7 @@ def all_refs(store: Store, kind: str) -> dict[str, str]:
 
 
 def resolve(store: Store, ref: str) -> str:
-    """The id of the commit that `ref` means. UnknownRef (with near names) or AmbiguousRef where it means none or several."""
+    """The id of the commit that `ref` means. UnknownRef (with near names) or AmbiguousRef where it is no single one."""
     if not isinstance(ref, str) or not ref or len(ref) > 300:
         raise UnknownRef(str(ref)[:80], detail="a ref is a non-empty str")
     suffixes = []
@@ -98,14 +100,14 @@ def _named(store: Store, kind: str, name: str) -> str | None:
 
 def _branch(store: Store, branch: str, ref: str) -> str:
     found = _named(store, "heads", branch)
-    if found is None:
-        if ref in ("HEAD", "best", "last") or ref.startswith("step:"):
-            raise UnknownRef(ref, detail=f"branch {branch!r} has no commit yet")
-        _unknown(store, branch)
-    return found
+    if found is not None:
+        return found
+    if ref in ("HEAD", "best", "last") or ref.startswith("step:"):
+        raise UnknownRef(ref, detail=f"branch {branch!r} has no commit yet")
+    return _unknown(store, branch)
 
 
-def _unknown(store: Store, ref: str) -> str:
+def _unknown(store: Store, ref: str) -> NoReturn:
     raise UnknownRef(ref, ["HEAD", *all_refs(store, "heads"), *all_refs(store, "tags")])
 
 
@@ -116,7 +118,7 @@ def _is_commit(store: Store, id: str) -> bool:
 
 
 def chain(store: Store, commit: str) -> Iterator[Commit]:
-    """A checkpoint and those its training went on from, newest first: its run's, then what the run resumed, and so on."""
+    """A checkpoint and those its training went on from, newest first: its run's, then what that resumed, and so on."""
     seen = set()
     at: str | None = commit
     while at is not None and at not in seen:

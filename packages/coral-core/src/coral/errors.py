@@ -241,6 +241,7 @@ def from_os_error(error: OSError, doing: str) -> StorageError:
     """The StorageError for an OSError met while `doing` something."""
     where = f" ({error.filename})" if error.filename else ""
     reason = error.strerror or str(error) or type(error).__name__
+    kind: type[StorageError]
     if error.errno in _FULL:
         kind, advice = DiskFull, "Free some space or prune checkpoints, then retry; nothing was half-written."
     elif error.errno in _READ_ONLY:

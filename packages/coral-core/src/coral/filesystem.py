@@ -102,7 +102,7 @@ class FileSystem(Protocol):
         ...
 
     def link(self, source: str, target: str) -> None:
-        """Give a file a second name; FileExistsError where the name is taken: the primitive that all safety rests on."""
+        """Give a file a second name; FileExistsError where it is taken: the primitive that all safety rests on."""
         ...
 
     def replace(self, source: str, target: str) -> None:

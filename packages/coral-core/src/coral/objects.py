@@ -138,8 +138,8 @@ class Commit:
     """One saved moment: its record, and the ids under which its tensors lie.
 
     `metrics`, `reasons` and `pruned` include what notes added later. `training` is what the run said of itself
-    (`step`, `epoch`, `run`, `experiment`, ...: see docs/format.md). `time` is in seconds since the epoch, `nbytes` the size of
-    all its tensors, training state included, as they are in memory.
+    (`step`, `epoch`, `run`, `experiment`, ...: see docs/format.md). `time` is in seconds since the epoch, `nbytes`
+    the size of all its tensors, training state included, as they are in memory.
     """
 
     id: str
@@ -261,7 +261,11 @@ def decode_commit(data: bytes, id: str) -> Commit:
     what = f"commit {id[:12]}"
     found = _fields(_json.loads(data, what), _COMMIT_FIELDS, what)
     parents = found["parents"]
-    if not is_id(found["tree"]) or not all(map(is_id, parents)) or not (found["state"] is None or is_id(found["state"])):
+    if (
+        not is_id(found["tree"])
+        or not all(map(is_id, parents))
+        or not (found["state"] is None or is_id(found["state"]))
+    ):
         raise CorruptObject(f"{what}: a parent, tree or state is not an id", commits=[id])
     return Commit(
         id=id,

@@ -118,10 +118,10 @@ class Repository:
     ) -> str:
         """Save tensors as a commit on a branch; returns its id, 64 hex digits.
 
-        `branch` is created from HEAD where it does not exist; None means the branch that HEAD is on. `state` is any nested
-        training state (`coral.state`), `metadata` the same without tensors; `training`, `metrics` and `reasons` are what a
-        run says of the checkpoint (`coral.training`). What this returns is acknowledged: see `durability`. Nothing is left
-        behind by a commit that fails.
+        `branch` is created from HEAD where it does not exist; None means the branch that HEAD is on. `state` is any
+        nested training state (`coral.state`), `metadata` the same without tensors; `training`, `metrics` and
+        `reasons` are what a run says of the checkpoint (`coral.training`). What this returns is acknowledged: see
+        `durability`. Nothing is left behind by a commit that fails.
 
         Raises EmptyCommit, UnsafeInput, UnsupportedValue, StorageError (DiskFull, ReadOnly).
         """
@@ -193,10 +193,11 @@ class Repository:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def resolve(self, ref: str = "HEAD") -> str:
-        """The id of the commit that `ref` means: a branch, a tag, HEAD, 6 or more digits of an id, `best`, `last`, `step:500`.
+        """The id of the commit that `ref` means: a branch, a tag, HEAD, 6 or more digits of an id, `best`, `last`,
+        `step:500`.
 
-        The last three mean the newest run on HEAD's branch, or on the one named as in `experiment@best`. `~2` behind any of
-        them goes two parents back. Raises UnknownRef (with near names) or AmbiguousRef.
+        The last three mean the newest run on HEAD's branch, or on the one named as in `experiment@best`. `~2` behind
+        any of them goes two parents back. Raises UnknownRef (with near names) or AmbiguousRef.
         """
         with self._doing(f"resolving {ref}"):
             return _resolve.resolve(self._store, ref)
@@ -207,12 +208,12 @@ class Repository:
             return self._store.read_commit(_resolve.resolve(self._store, ref))
 
     def log(self, ref: str = "HEAD", limit: int | None = None) -> list[Commit]:
-        """The commit `ref` means and its ancestors, newest first, `limit` at most. Empty where HEAD has no commit yet."""
+        """The commit `ref` means and its ancestors, newest first, `limit` at most. Empty where HEAD is on a new branch."""
         with self._doing(f"reading the log of {ref}"):
             try:
                 start = _resolve.resolve(self._store, ref)
             except UnknownRef:
-                if ref != "HEAD":
+                if ref not in ("HEAD", self.head):
                     raise
                 return []
             found: list[Commit] = []
@@ -227,7 +228,9 @@ class Repository:
         waiting = {id: self._store.read_commit(id) for id in start}
         seen = set(waiting)
         while waiting:
-            commit = waiting.pop(max(waiting, key=lambda id: waiting[id].time)) if len(waiting) > 1 else waiting.popitem()[1]
+            commit = (
+                waiting.pop(max(waiting, key=lambda id: waiting[id].time)) if len(waiting) > 1 else waiting.popitem()[1]
+            )
             yield commit
             for parent in commit.parents:
                 if parent not in seen:

@@ -80,8 +80,8 @@ def _flatten(value: StateValue, tensors: dict[str, WeightTensor] | None, path: t
             return {"$dict": [[_flatten(key, None, path, depth), down(child, key)] for key, child in value.items()]}
         case _:
             raise UnsupportedValue(
-                f"state at {_show(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be stored "
-                "exactly without pickle; make it of numbers, text, lists, tuples, dicts and tensors",
+                f"state at {_show(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be "
+                "stored exactly without pickle; make it of numbers, text, lists, tuples, dicts and tensors",
                 path=_show(path),
             )
 

@@ -248,7 +248,7 @@ def test_best_is_judged_by_evaluations_of_the_same_step_only() -> None:
 
 
 def test_the_better_of_two_values_at_a_step_counts() -> None:
-    for values in ((3.0, 2.0), (2.0, 3.0), (2.0, math.nan), (math.inf, 2.0)):
+    for values in ((3.0, 2.0), (2.0, 3.0), (2.0, math.nan), (-math.inf, 2.0), (math.inf, 2.0)):
         run = Run(save_on_best_metric="val")
         for value in values:
             run.emit(val(1, value))
@@ -402,7 +402,8 @@ def test_the_resumed_from_is_kept() -> None:
     assert run.keep(StepEnd(2)) == [save(2, "step")]
     assert run.keep(StepEnd(3)) == [save(3, "step"), Prune((2,))]
     assert run.kept == [1, 3]
-    assert run.emit(TrainBegin(3, resumed=True)) == []  # prunes follow saves
+    assert run.emit(TrainBegin(3, resumed=True)) == []  # prunes follow saves, and nothing else
+    assert run.emit(TrainEnd(3)) == [note(3, "step", "final")]
     assert run.keep(StepEnd(4)) == [save(4, "step"), Prune((1,))]
 
 

@@ -46,7 +46,9 @@ class FsckReport:
 
     def __str__(self) -> str:
         head = f"{self.commits} commits, {self.tensors} tensors in {self.packs} packs: "
-        return head + ("no damage" if self.ok else "\n".join([f"{len(self.problems)} damaged", *map(str, self.problems)]))
+        return head + (
+            "no damage" if self.ok else "\n".join([f"{len(self.problems)} damaged", *map(str, self.problems)])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +200,8 @@ def _check_notes(store: Store, found: _Found) -> tuple[set[str], list[Problem]]:
             continue
         if any(note.pruned for note in notes):
             pruned.add(commit)
-        for state in {note.state for note in notes if note.state} - found.needs.keys():
-            problems.append(Problem(f"notes/{commit}", f"names state {state[:12]}, which no pack holds", (commit,)))
+        lost = {note.state for note in notes if note.state} - found.needs.keys()
+        problems += [Problem(f"notes/{commit}", f"names state {i[:12]}, which no pack holds", (commit,)) for i in lost]
     return pruned, problems
 
 

@@ -1,9 +1,9 @@
 """How a commit is made safe: announce, write, verify, move the ref.
 
-    1. an intent names the parent: garbage collection keeps what the commit may build on
-    2. the pack, with all that is new and the commit itself, is durable before it has its name
-    3. every copy that is reused is still there, else it is written from memory
-    4. the ref moves, by compare-and-swap; where another writer was first, only the commit object is written anew
+1. an intent names the parent: garbage collection keeps what the commit may build on
+2. the pack, with all that is new and the commit itself, is durable before it has its name
+3. every copy that is reused is still there, else it is written from memory
+4. the ref moves, by compare-and-swap; where another writer was first, only the commit object is written anew
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
     parent_id = tip.value if tip and tip.value else start
     state_tensors: dict[str, WeightTensor] = {}
     state_json = None if draft.state is None else flatten(draft.state, state_tensors)
-    tensors = {f"weights/{n}": t for n, t in draft.weights.items()} | {f"state/{n}": t for n, t in state_tensors.items()}
+    tensors = {f"weights/{n}": t for n, t in draft.weights.items()} | {
+        f"state/{n}": t for n, t in state_tensors.items()
+    }
     with ExitStack() as stack:
         stack.enter_context(intent(store.fs, "commit", [parent_id] if parent_id else []))
         copies = stack.enter_context(store.copies())

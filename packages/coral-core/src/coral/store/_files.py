@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager, suppress
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem, WriteFile

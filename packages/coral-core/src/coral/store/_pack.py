@@ -85,7 +85,9 @@ class Directory:
         if magic != b"CORALDR\n" or count > _MAX_ENTRIES or _DIRECTORY.size + count * _ENTRY.itemsize > len(data):
             raise _corrupt(name, "its directory is malformed")
         if version != VERSION:
-            raise NewerFormat(f"pack {name[:12]} has version {version}; this coral reads {VERSION}. Upgrade coral-core.")
+            raise NewerFormat(
+                f"pack {name[:12]} has version {version}; this coral reads {VERSION}. Upgrade coral-core."
+            )
         self.rows: NDArray[Any] = np.frombuffer(data, _ENTRY, count, _DIRECTORY.size)
         rows = self.rows
         size, nbytes, offset = (rows[f] for f in ("size", "nbytes", "offset"))
@@ -146,7 +148,9 @@ class Directory:
             sums=sums,
         )
         if entry.codec != RAW:
-            raise NewerFormat(f"pack {self.name[:12]}: codec {entry.codec} is not known to this coral; upgrade coral-core")
+            raise NewerFormat(
+                f"pack {self.name[:12]}: codec {entry.codec} is not known to this coral; upgrade coral-core"
+            )
         if entry.size != entry.nbytes:
             raise _corrupt(self.name, f"{kind} {entry.id[:12]} has {entry.size} bytes, not {entry.nbytes}")
         return entry
@@ -310,5 +314,3 @@ class PackWriter:
 def _corrupt(name: str, why: str) -> CorruptObject:
     path = path_of(name)
     return CorruptObject(f"{path}: {why}", path=path)
-
-

@@ -1,10 +1,11 @@
 """Refs: a folder of numbered entries each, moved by whoever links the next number first. The folder is the reflog.
 
-    refs/heads/<name>/0000000007        {"value": <commit>, "prev": <nonce of entry 6>, "nonce": ..., "time": ..., "why": ...}
+    refs/heads/<name>/0000000007        {"value": <commit>, "prev": <nonce of entry 6>, "nonce": ..., "time": ...,
+    "why": ...}
 
-An entry is durable before it is linked, and linking fails where the number is taken: compare-and-swap without a lock. Old
-entries are folded into segments (`0000000001-0000001024.log`, the entries' lines in order), so that a long history opens
-fast. A deleted ref ends in an entry whose value is null.
+An entry is durable before it is linked, and linking fails where the number is taken: compare-and-swap without a lock.
+Old entries are folded into segments (`0000000001-0000001024.log`, the entries' lines in order), so that a long
+history opens fast. A deleted ref ends in an entry whose value is null.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def check_ref_name(name: object, what: str = "branch") -> str:
         or name.startswith("refs/")
     ):
         raise UnsafeInput(
-            f"{name!r} cannot name a {what}: use letters, digits and . _ - / ; no '..', no '//', no leading '-' or '.', no "
-            f"trailing '.lock' or '/', none of {', '.join(sorted(_RESERVED))}"
+            f"{name!r} cannot name a {what}: use letters, digits and . _ - / ; no '..', '//', leading '-' or '.', "
+            f"no trailing '.lock' or '/', none of {', '.join(sorted(_RESERVED))}"
         )
     return name
 
@@ -119,8 +120,9 @@ def names(fs: FileSystem, kind: str) -> list[str]:
 def read(fs: FileSystem, folder: str, *, lenient: bool = False) -> RefEntry | None:
     """The newest entry, or None where there is none.
 
-    A newest entry that is torn or changed raises CorruptObject, which names the last one that is whole. A `lenient` reader
-    (one that is about to write the next entry) goes on from that one, numbered as the damaged one, with a warning.
+    A newest entry that is torn or changed raises CorruptObject, which names the last one that is whole. A `lenient`
+    reader (one that is about to write the next entry) goes on from that one, numbered as the damaged one, with a
+    warning.
     """
     files, segments = _listing(fs, folder)
     for seq in sorted(files, reverse=True):

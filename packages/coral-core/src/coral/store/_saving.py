@@ -21,6 +21,7 @@ from coral.store._store import Stored
 from coral.weights import WeightTensor
 
 _AHEAD = 32 << 20  # bytes that are being hashed while earlier ones are written
+_MAPPED = 64 << 10  # bytes from which mapping a block beats reading it
 _HEAD = 4096  # bytes compared first: what has changed mostly shows there
 _scratch = threading.local()
 
@@ -108,19 +109,23 @@ def _sums(part: Part) -> BlockSums:
 
 
 def _same(data: Bytes, at: int, copy: Stored) -> bool:
-    """Whether a block's bytes, from `at` on, are those of the copy."""
+    """Whether a block's bytes, from `at` on, are those of the copy. Mapped block by block: little is resident."""
+    offset = copy.entry.offset + at
+    try:
+        other = copy.file.region(offset, data.size) if data.size >= _MAPPED else None
+        if other is None:
+            other = _scratch_buffer()[: data.size]
+            copy.file.read_into(other, offset)
+    except (OSError, EOFError):
+        return False
+    return _equal_bytes(data[:_HEAD], other[:_HEAD]) and _equal_bytes(data[_HEAD:], other[_HEAD:])
+
+
+def _scratch_buffer() -> Bytes:
     buffer: Bytes | None = getattr(_scratch, "buffer", None)
     if buffer is None:
         buffer = _scratch.buffer = np.empty(BLOCK, np.uint8)
-    for start, end in ((0, min(_HEAD, data.size)), (min(_HEAD, data.size), data.size)):
-        part = buffer[start:end]
-        try:
-            copy.file.read_into(part, copy.entry.offset + at + start)
-        except (OSError, EOFError):
-            return False
-        if not _equal_bytes(part, data[start:end]):
-            return False
-    return True
+    return buffer
 
 
 def _equal_bytes(a: Bytes, b: Bytes) -> bool:

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 from coral.errors import ConfigError, CorruptObject, MissingObject
 from coral.filesystem import FileSystem, ReadFile
+from coral.objects import Commit, Note, decode_commit
 from coral.store import _notes, _refs
 from coral.store._files import temporary
 from coral.store._index import Index
 from coral.store._pack import UNSYNCED, Directory, Entry, PackWriter, directory_of, path_of, read_object
-from coral.objects import Commit, Note, decode_commit
 
 Durability = Literal["full", "batch", "fast"]
 """full: what is acknowledged survives a loss of power. batch: once it is synced, every 8 commits or when asked.
@@ -95,7 +95,7 @@ class Store:
     # -- objects ----------------------------------------------------------------------------------------------------
 
     def read_object(self, kind: str, id: str) -> bytes:
-        """The bytes of a tree, state or commit. CorruptObject if no copy of it is whole, MissingObject if there is none."""
+        """The bytes of a tree, state or commit. CorruptObject if no copy is whole, MissingObject if there is none."""
         what = f"{kind} {id[:12]}"
         problem: CorruptObject | None = None
         with self.copies() as copies:

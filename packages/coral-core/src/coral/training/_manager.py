@@ -14,11 +14,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from coral.errors import CoralError, SaveFailedError, UnknownRef
-from coral.objects import Commit, is_id
+from coral.objects import Commit
 from coral.repository import Repository
 from coral.store import intent, needed
 from coral.training._config import DEFAULT_CONFIG, CheckpointConfig
@@ -45,6 +46,8 @@ from coral.training._source import Snapshot, StateSource
 
 _log = logging.getLogger("coral")
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -61,12 +64,12 @@ class CheckpointManager:
             for step in ...:
                 manager.emit(StepEnd(step))
 
-    `branch` is where it commits: HEAD's branch as it is now where None, made from HEAD where it does not exist. With no
-    config at all: every epoch, best on "loss", the 5 last and the 3 best are kept. Each manager is a run of its own, with
-    an id that is in its commits; `restore` makes it go on from an earlier one.
+    `branch` is where it commits: HEAD's branch as it is now where None, made from HEAD where it does not exist. With
+    no config at all: every epoch, best on "loss", the 5 last and the 3 best are kept. Each manager is a run of its
+    own, with an id that is in its commits; `restore` makes it go on from an earlier one.
 
-    `emit` returns when the snapshot is taken. If a save in the background failed, the next `emit`, `wait` or `close` raises
-    SaveFailedError, after it has done its own work.
+    `emit` returns when the snapshot is taken. If a save in the background failed, the next `emit`, `wait` or `close`
+    raises SaveFailedError, after it has done its own work.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class CheckpointManager:
         self.stop_reason: str | None = None
         self.on_saved: list[Callable[[int, str], None]] = []
         self._source = source
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="coral-save")
+        self._worker: ThreadPoolExecutor | None = None
         self._pending: _Pending | None = None
         self._later: list[Future[None]] = []
         self._failed: SaveFailedError | None = None
@@ -140,7 +143,7 @@ class CheckpointManager:
                     self._annotate(action, events)
                 case Prune(steps=steps):
                     commits = [(step, self._commits.pop(step)) for step in steps if step in self._commits]
-                    self._do(lambda commits=commits: self._prune(commits))
+                    self._do(partial(self._prune, commits))
                 case Stop(reason=reason):
                     self.stop_reason = reason
                     _log.info("%s: stop: %s", self.experiment, reason)
@@ -151,10 +154,12 @@ class CheckpointManager:
         self._collect(wait=True)
         background = self.config.async_save and not short_of_memory(self._last_nbytes)
         if self.config.async_save and not background:
-            _log.warning("%s: memory is short of a second copy: step %d is saved in place", self.experiment, action.step)
+            _log.warning(
+                "%s: memory is short of a second copy: step %d is saved in place", self.experiment, action.step
+            )
         try:
             snapshot = self._source.capture(copy=background)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - reported at the next event
             self._fail(action.step, error)
             return
         self._last_nbytes = sum(tensor.nbytes for tensor in snapshot.weights.values())
@@ -167,10 +172,17 @@ class CheckpointManager:
         def work() -> str:
             id = self._commit(action, snapshot, record, metrics)
             took = time.monotonic() - begun
-            _log.info("%s: saved step %d (%s) as %s in %.2f s", self.experiment, action.step, _words(action.reasons), id[:12], took)
+            _log.info(
+                "%s: saved step %d (%s) as %s in %.2f s",
+                self.experiment,
+                action.step,
+                _words(action.reasons),
+                id[:12],
+                took,
+            )
             return id
 
-        self._pending = _Pending(action.step, self._worker.submit(work))
+        self._pending = _Pending(action.step, self._submit(work))
         if not background or any(isinstance(event, Interrupted) for event in events):
             self._collect(wait=True)
 
@@ -217,19 +229,22 @@ class CheckpointManager:
             self.repo.tag(f"best/{name[:150]}", commit, force=True, run=self.run)
 
     def _annotate(self, action: Annotate, events: tuple[Event, ...]) -> None:
-        """Add to a save of this step. An epoch's end moves schedulers on: its state takes the place of the one saved."""
-        step, state, extra = action.step, None, {"kept": self.policy.current(self.state).to_json()}
+        """Add to a save of this step. An epoch's end moves schedulers on: its state replaces the one saved."""
+        step, state = action.step, None
+        extra: dict[str, Any] = {"kept": self.policy.current(self.state).to_json()}
         if any(isinstance(event, EpochEnd) for event in events):
             self._collect(wait=True)  # its memory is needed for the new snapshot
             if step not in self._commits:
                 return  # that save failed
             try:
                 snapshot = self._source.capture()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reported at the next event
                 self._fail(step, error)
                 return
             record = self._record(step, snapshot)
-            extra = {name: record.fields()[name] for name in ("epoch", "epoch_complete", "exact", "why", "policy", "kept")}
+            extra = {
+                name: record.fields()[name] for name in ("epoch", "epoch_complete", "exact", "why", "policy", "kept")
+            }
             state = snapshot.state
         before = self._pending
 
@@ -260,9 +275,14 @@ class CheckpointManager:
 
     def _do(self, work: Callable[[], None]) -> None:
         """Have the worker do something after what it has to do already."""
-        self._later.append(self._worker.submit(work))
+        self._later.append(self._submit(work))
         if not self.config.async_save:
             self._collect(wait=True)
+
+    def _submit(self, work: Callable[[], _T]) -> Future[_T]:
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="coral-save")
+        return self._worker.submit(work)
 
     # -- what the worker reports ------------------------------------------------------------------------------------
 
@@ -272,7 +292,7 @@ class CheckpointManager:
             pending, self._pending = self._pending, None
             try:
                 commit = pending.future.result()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reported at the next event
                 self._fail(pending.step, error)
             else:
                 self._commits[pending.step] = self._previous = commit
@@ -283,8 +303,10 @@ class CheckpointManager:
         while self._later and (wait or self._later[0].done()):
             try:
                 self._later.pop(0).result()
-            except Exception as error:
-                self._note_failure(f"{self.experiment}: a note, tag or prune could not be written: {error}", error, None)
+            except Exception as error:  # noqa: BLE001 - reported at the next event
+                self._note_failure(
+                    f"{self.experiment}: a note, tag or prune could not be written: {error}", error, None
+                )
 
     def _fail(self, step: int, error: Exception) -> None:
         self.state, actions = self.policy.advance(self.state, SaveFailed(step, str(error)))
@@ -308,7 +330,7 @@ class CheckpointManager:
             self._warned = True
             came = f"what came: {', '.join(names)}" if names else "no metric came at all"
             _log.warning(
-                "%s: the monitored metric %r did not come with an evaluation; %s. No checkpoint can be the best without it.",
+                "%s: the monitored metric %r did not come with an evaluation; %s. Without it nothing is the best.",
                 self.experiment,
                 self.config.save_on_best_metric,
                 came,
@@ -319,9 +341,9 @@ class CheckpointManager:
     def restore(self, ref: str | None = None, *, best: bool = False) -> Commit | None:
         """Put training back to a checkpoint, and go on from there as a new run; returns it.
 
-        `ref` is anything that `Repository.resolve` knows, `best`, `last` and `step:500` within this branch; without one, the
-        branch's newest checkpoint, or the best with `best` (with a warning and the newest where none is). None where the
-        branch has no commit yet. Raises UnknownRef, CommitPruned, WeightsMismatch, CorruptObject.
+        `ref` is anything that `Repository.resolve` knows, `best`, `last` and `step:500` within this branch; without
+        one, the branch's newest checkpoint, or the best with `best` (with a warning and the newest where none is).
+        None where the branch has no commit yet. Raises UnknownRef, CommitPruned, WeightsMismatch, CorruptObject.
         """
         self._collect(wait=True)
         id = self._find(ref, best=best)
@@ -384,13 +406,18 @@ class CheckpointManager:
         self._raise_failure()
 
     def close(self) -> None:
-        """End the run: save its last step if that is asked for and there is anything new, and finish."""
+        """End the run: save its last step if that is asked for and there is anything new, and finish.
+
+        `restore` works afterwards, too, and so does training on.
+        """
         try:
             if self._begun and self._moved:
                 self.emit(TrainEnd(self.state.step))
             self.wait()
         finally:
-            self._worker.shutdown(wait=True)
+            if self._worker is not None:
+                self._worker.shutdown(wait=True)
+                self._worker = None
             self._held.close()
             self.repo.sync()
 

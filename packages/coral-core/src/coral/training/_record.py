@@ -13,9 +13,9 @@ from coral.objects import Commit
 class TrainingState:
     """Where in its training a checkpoint stands.
 
-    `step` counts completed optimizer updates; `epoch` is 0-based, and is over if `epoch_complete`. `previous` is the commit
-    of the checkpoint before, `resumed_from` that which the run began with. `policy` and `kept` are the policy's counters
-    and its entry for this checkpoint, as JSON.
+    `step` counts completed optimizer updates; `epoch` is 0-based, and is over if `epoch_complete`. `previous` is the
+    commit of the checkpoint before, `resumed_from` that which the run began with. `policy` and `kept` are the
+    policy's counters and its entry for this checkpoint, as JSON.
     """
 
     run: str

@@ -17,8 +17,9 @@ from coral.weights import WeightTensor
 class Snapshot:
     """The weights and the training state of one moment.
 
-    `state` is what its source needs to go on: any nested state (`coral.state`). Where going on from it cannot repeat the
-    run to the bit, `exact` is False and `why` says so in half a sentence. `metadata` is for the reader of the log.
+    `state` is what its source needs to go on: any nested state (`coral.state`). Where going on from it cannot repeat
+    the run to the bit, `exact` is False and `why` says so in half a sentence. `metadata` is for the reader of the
+    log.
     """
 
     weights: Mapping[str, WeightTensor]
@@ -29,7 +30,7 @@ class Snapshot:
 
 
 class StateSource(Protocol):
-    """The adapter's side of a checkpoint. Both are called from the thread that trains, never while a save reads a snapshot."""
+    """The adapter's side of a checkpoint: called by the thread that trains, never while a save reads a snapshot."""
 
     def capture(self, *, copy: bool = True) -> Snapshot:
         """The present moment: in memory of its own, so that training may go on; with `copy` False views will do."""

@@ -18,6 +18,7 @@ class _Slot(NamedTuple):
     dtype: torch.dtype
     shape: torch.Size
     device: torch.device
+    on_cpu: bool
     tensor: Tensor
     array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
@@ -47,7 +48,7 @@ class TensorBuffers:
         if slot is None or slot.dtype is not tensor.dtype or slot.shape != tensor.shape or slot.device != tensor.device:
             slot = self._slots[path] = _new_slot(tensor, name)
         source = carried(detached(tensor))
-        if slot.device.type == "cpu":
+        if slot.on_cpu:
             slot.tensor.copy_(source)
         else:
             slot.tensor.copy_(source, non_blocking=slot.tensor.is_pinned())
@@ -69,5 +70,6 @@ class TensorBuffers:
 def _new_slot(tensor: Tensor, name: str) -> _Slot:
     # only pinned memory can be written to while the program goes on; elsewhere than on CUDA the copy waits
     dtype = BITS.get(tensor.dtype, tensor.dtype)
-    memory = torch.empty(tensor.shape, dtype=dtype, device="cpu", pin_memory=tensor.device.type == "cuda")
-    return _Slot(tensor.dtype, tensor.shape, tensor.device, memory, array(memory, name))
+    device = tensor.device
+    memory = torch.empty(tensor.shape, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
+    return _Slot(tensor.dtype, tensor.shape, device, device.type == "cpu", memory, array(memory, name))

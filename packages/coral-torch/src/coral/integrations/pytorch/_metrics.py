@@ -50,7 +50,7 @@ class MeanMetrics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from sums so far."""
         self._counts, self._numbers = dict(state["counts"]), dict(state["numbers"])
-        self._tensors = dict(state["tensors"])
+        self._tensors = {name: tensor.clone() for name, tensor in state["tensors"].items()}
 
     def _add_tensor(self, name: str, value: Tensor) -> None:
         _check_scalar(name, value)

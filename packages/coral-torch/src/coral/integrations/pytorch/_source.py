@@ -142,9 +142,6 @@ class TrainingSource:
         self._load_scaler()
         for name in self.registered:
             self._load_registered(name)
-        knows_data = any(each.data for each in self.registered.values())
-        if "means" in state and knows_data:  # otherwise the loop begins the epoch again
-            self.means.load_state_dict(decode(state["means"]))
         self.restore_random()
 
     def restore_random(self) -> None:
@@ -182,11 +179,13 @@ class TrainingSource:
         saved = (self._restored or {}).get("registered", {})
         if name not in saved:
             return
-        thing = self.registered[name].thing
+        thing, data = self.registered[name]
         if isinstance(thing, Generator):
             set_generator_state(thing, saved[name])
         else:
             thing.load_state_dict(decode(saved[name]))
+        if data:  # the loop goes on within the epoch, so its means do; otherwise it begins the epoch again
+            self.means.load_state_dict(decode((self._restored or {})["means"]))
 
     def _compare_ties(self, saved: list[list[str]]) -> None:
         live = tied_groups(module_parts(self.model).tensors)

@@ -8,7 +8,7 @@ import time
 import warnings
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, SupportsIndex
+from typing import Literal, Self, SupportsIndex
 
 from torch import Tensor, nn
 
@@ -27,7 +27,6 @@ from coral.training import (
     EpochEnd,
     Interrupted,
     StepEnd,
-    TrainBegin,
 )
 
 __all__ = ["CoralTrainer"]
@@ -72,8 +71,7 @@ class CoralTrainer:
         self._monitored = config.save_on_best_metric or "loss"
         self._source = TrainingSource(unwrapped(model), config)
         self.manager = CheckpointManager(repository, config, self._source, experiment=experiment_name, branch=branch)
-        self._begun = False  # TrainBegin was sent
-        self._resumed = False
+        self._begun = False  # training has gone on from where the trainer was made, or put back to
         self._last_epoch: int | None = None
         self._random_due = False
         if resume is not False:
@@ -152,7 +150,6 @@ class CoralTrainer:
         self._begun, self._random_due = True, False
         if left := self._source.go_on():
             warnings.warn(f"the checkpoint has state for what was not set: {', '.join(left)}", stacklevel=3)
-        self.manager.emit(TrainBegin(self._source.progress.step, resumed=self._resumed))
 
     def _check_epoch(self, epoch: SupportsIndex) -> int:
         if isinstance(epoch, bool) or not hasattr(epoch, "__index__"):
@@ -185,7 +182,7 @@ class CoralTrainer:
         if self.manager.restore(commit_hash, best=load_best) is None:
             return False
         progress = self._source.progress
-        self._begun, self._resumed, self._random_due = False, True, True
+        self._begun, self._random_due = False, True
         self._last_epoch = progress.epoch - 1 if progress.epoch else None
         return True
 
@@ -243,7 +240,9 @@ class CoralTrainer:
         try:
             if self._begun:
                 self._source.interrupted = True
-                cause = "requested" if isinstance(error, KeyboardInterrupt) else "exception"
+                cause: Literal["requested", "exception"] = (
+                    "requested" if isinstance(error, KeyboardInterrupt) else "exception"
+                )
                 # without an optimizer that was set, nobody knows whether an update has begun
                 mid_step = self._source.moved or self._source.optimizer is None
                 self.manager.emit(Interrupted(self.global_step, cause, mid_step))

@@ -1,0 +1,434 @@
+"""The manager: what the policy asks for becomes commits, notes, tags and prunes; and a run can be gone on from."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from coral import Repository, WeightTensor
+from coral.errors import CommitPruned, DiskFull, SaveFailedError
+from coral.training import (
+    Buffers,
+    CheckpointConfig,
+    CheckpointManager,
+    EpochEnd,
+    Evaluated,
+    Interrupted,
+    Snapshot,
+    StepEnd,
+    TrainBegin,
+    TrainingState,
+)
+
+
+class Counter:
+    """A source whose one weight is the step; it counts what is asked of it."""
+
+    def __init__(self) -> None:
+        self.weight = np.zeros(4, np.float32)
+        self.state = {"lr": 1.0}
+        self.buffers = Buffers()
+        self.captures = 0
+
+    def capture(self, *, copy: bool = True) -> Snapshot:
+        self.captures += 1
+        flat = self.weight.view(np.uint8)
+        data = self.buffers.copy("w", flat).view(np.float32) if copy else self.weight
+        return Snapshot({"w": WeightTensor(data)}, dict(self.state), metadata={"by": "counter"})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self.weight[:] = snapshot.weights["w"].data
+        self.state = dict(snapshot.state or {})
+
+
+@pytest.fixture
+def repo(tmp_path):
+    return Repository(tmp_path / "repo", init=True)
+
+
+@pytest.fixture
+def source():
+    return Counter()
+
+
+def config(**options):
+    return CheckpointConfig(**{"durability": "fast", **options})
+
+
+def train(manager, source, start, end, *, epoch_steps=None, scores=None):
+    for step in range(start + 1, end + 1):
+        source.weight[:] = step
+        manager.emit(StepEnd(step))
+        if epoch_steps and step % epoch_steps == 0:
+            metrics = {"loss": scores[step // epoch_steps - 1]} if scores else {}
+            manager.emit(EpochEnd(step, step // epoch_steps - 1, metrics=metrics))
+
+
+def steps(repo, branch="main", *, pruned=None):
+    return [c.step for c in reversed(repo.log(branch)) if pruned is None or c.pruned == pruned]
+
+
+def weight(repo, ref):
+    return float(repo.load(ref)["w"].data[0])
+
+
+@pytest.mark.parametrize("async_save", [True, False])
+def test_saves_by_step_hold_the_weights_of_their_step(repo, source, async_save):
+    with CheckpointManager(repo, config(save_every_n_steps=3, async_save=async_save), source) as manager:
+        train(manager, source, 0, 10)
+    assert steps(repo) == [3, 6, 9, 10]
+    assert [weight(repo, c.id) for c in repo.log()] == [10, 9, 6, 3]
+    assert [c.reasons for c in repo.log()] == [("final",), ("step",), ("step",), ("step",)]
+    assert repo.log()[0].metadata == {"by": "counter"}
+
+
+def test_trap_checkpoints_were_views_of_live_parameters(repo, source):
+    """The copy is taken before emit returns: what training does next must not show in the commit."""
+    with CheckpointManager(repo, config(save_every_n_steps=1), source) as manager:
+        for step in range(1, 12):
+            source.weight[:] = step
+            manager.emit(StepEnd(step))
+            source.weight[:] = -1
+    assert [weight(repo, f"step:{n}") for n in range(1, 12)] == list(range(1, 12))
+
+
+def test_without_a_config_every_epoch_is_saved_and_the_best_and_last_are_kept(repo, source):
+    scores = [9, 1, 2, 8, 3, 7, 7, 7, 7, 7]
+    with CheckpointManager(repo, None, source) as manager:
+        train(manager, source, 0, 20, epoch_steps=2, scores=scores)
+    assert steps(repo) == list(range(2, 21, 2))
+    assert steps(repo, pruned=False) == [4, 6, 10, 12, 14, 16, 18, 20]
+    assert repo.resolve("best") == repo.resolve("step:4")
+
+
+def test_pruned_commits_keep_their_record_and_refuse_to_load(repo, source):
+    with CheckpointManager(repo, config(save_every_n_steps=1, keep_last_n_checkpoints=2), source) as manager:
+        train(manager, source, 0, 5)
+    assert steps(repo, pruned=False) == [4, 5]
+    with pytest.raises(CommitPruned, match="step 2"):
+        repo.load("step:2")
+    assert repo.show("step:2").reasons == ("step",)
+
+
+def test_tagged_by_hand_and_other_branches_are_never_pruned_but_the_runs_own_tag_does_not_hold(repo, source):
+    options = config(save_every_n_steps=1, keep_last_n_checkpoints=1, save_on_best_metric="loss")
+    with CheckpointManager(repo, options, source, experiment="my experiment!") as manager:
+        train(manager, source, 0, 1)
+        manager.emit(Evaluated(1, {"loss": 5.0}))
+        train(manager, source, 1, 2)
+        manager.wait()
+        repo.tag("mine", "step:2")
+        train(manager, source, 2, 3)
+        manager.wait()
+        repo.branch("side", "step:3")
+        train(manager, source, 3, 6)
+        manager.emit(Evaluated(6, {"loss": 1.0}))
+        train(manager, source, 6, 8)
+    assert steps(repo, pruned=False) == [2, 3, 6, 8]
+    assert repo.tags()["best/my-experiment"] == repo.resolve("best") == repo.resolve("step:6")
+
+
+def test_tag_best_checkpoints_off_makes_no_tag(repo, source):
+    options = config(save_on_best_metric="loss", tag_best_checkpoints=False)
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 1)
+        manager.emit(Evaluated(1, {"loss": 5.0}))
+    assert repo.tags() == {}
+    assert repo.show("best").step == 1
+
+
+def test_late_metrics_and_reasons_are_notes_on_the_same_commit(repo, source):
+    with CheckpointManager(repo, config(save_every_n_steps=1, save_on_best_metric="loss"), source) as manager:
+        train(manager, source, 0, 1)
+        manager.emit(Evaluated(1, {"loss": 0.5}))
+    (commit,) = repo.log()
+    assert commit.metrics == {"loss": 0.5}
+    assert set(commit.reasons) == {"step", "best", "final"}
+    assert len(repo.notes()) >= 1
+
+
+def test_an_epochs_end_replaces_the_state_of_a_save_made_at_the_same_step(repo, source):
+    """The step's own save holds the scheduler as it was before the epoch's end moved it on."""
+    options = config(save_every_n_steps=2, save_every_n_epochs=1)
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 2)
+        source.state = {"lr": 0.5}
+        manager.emit(EpochEnd(2, 0))
+    assert steps(repo) == [2]
+    assert repo.load_state() == {"lr": 0.5}
+    found = TrainingState.of(repo.show())
+    assert found is not None
+    assert (found.epoch, found.epoch_complete) == (0, True)
+    assert repo.fsck().ok
+
+
+def test_branch_is_created_from_head_and_committed_to(repo, source):
+    repo.commit({"w": np.zeros(1)}, "base")
+    with CheckpointManager(repo, config(save_every_n_steps=1), source, branch="exp/1") as manager:
+        train(manager, source, 0, 2)
+    assert repo.head == "main"
+    assert len(repo.log("main")) == 1
+    assert [c.step for c in repo.log("exp/1")] == [2, 1, None]
+
+
+def test_resume_goes_on_as_a_run_of_its_own_and_keeps_to_the_budgets(repo, source):
+    options = config(save_every_n_steps=1, keep_last_n_checkpoints=3, save_on_best_metric="loss")
+    with CheckpointManager(repo, options, source, experiment="x") as manager:
+        train(manager, source, 0, 4)
+        manager.emit(Evaluated(4, {"loss": 1.0}))
+        first = manager.run
+    other = Counter()
+    with CheckpointManager(repo, options, other, experiment="x") as manager:
+        commit = manager.restore()
+        assert commit is not None
+        assert commit.step == other.weight[0] == 4
+        assert manager.run != first
+        train(manager, other, 4, 8)
+        manager.emit(Evaluated(8, {"loss": 2.0}))
+    assert steps(repo, pruned=False) == [4, 6, 7, 8]  # 4 is the best, and what was resumed from
+    newest = repo.show()
+    assert newest.resumed_from == commit.id
+    assert repo.show("best").step == 4
+    assert repo.show("step:2").pruned
+    assert [c.step for c in repo.chain()] == [8, 7, 6, 5, 4, 3, 2, 1]
+
+
+def test_going_back_to_an_earlier_checkpoint_starts_a_chain_from_there(repo, source):
+    options = config(save_every_n_steps=1)
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 5)
+    with CheckpointManager(repo, options, source) as manager:
+        assert manager.restore("step:2").step == 2
+        assert source.weight[0] == 2
+        train(manager, source, 2, 4)
+    assert steps(repo) == [1, 2, 3, 4, 5, 3, 4]
+    assert [c.step for c in repo.chain()] == [4, 3, 2, 1]
+    assert repo.resolve("step:3") == repo.resolve("HEAD~1")
+
+
+def test_a_second_run_of_an_experiment_has_budgets_of_its_own(repo, source):
+    options = config(save_every_n_steps=1, keep_last_n_checkpoints=1)
+    for _ in range(2):
+        with CheckpointManager(repo, options, source) as manager:
+            train(manager, source, 0, 3)
+    assert steps(repo, pruned=False) == [3, 3]
+    assert len({c.run for c in repo.log()}) == 2
+
+
+def test_restore_without_a_commit_is_none_and_best_without_a_best_is_the_last(repo, source, caplog):
+    with CheckpointManager(repo, config(save_every_n_steps=1), source) as manager:
+        assert manager.restore() is None
+        train(manager, source, 0, 2)
+        with caplog.at_level(logging.WARNING, "coral"):
+            commit = manager.restore(best=True)
+    assert commit.step == 2
+    assert "no checkpoint is marked as the best" in caplog.text
+
+
+def test_what_was_resumed_from_is_held_against_the_pruning_of_another_run(repo, source):
+    options = config(save_every_n_steps=1, keep_last_n_checkpoints=1)
+    first = CheckpointManager(repo, options, source)
+    train(first, source, 0, 2)
+    first.wait()
+    second = CheckpointManager(repo, options, Counter(), branch="main")
+    second.restore("step:2")
+    train(first, source, 2, 4)
+    first.close()
+    assert steps(repo, pruned=False) == [2, 4]
+    second.close()
+
+
+def test_a_missing_metric_is_warned_of_once_with_the_names_that_came(repo, source, caplog):
+    with (
+        caplog.at_level(logging.WARNING, "coral"),
+        CheckpointManager(repo, config(save_every_n_epochs=1, save_on_best_metric="val_loss"), source) as manager,
+    ):
+        train(manager, source, 0, 4, epoch_steps=2, scores=[1.0, 2.0])
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "'val_loss'" in caplog.text
+    assert "loss" in caplog.text.split("what came:")[1]
+
+
+class Failing:
+    """A commit that fails as often as it is told to."""
+
+    def __init__(self, repo, monkeypatch, times):
+        self.left, real = times, Repository.commit
+
+        def commit(this, *args, **options):
+            if self.left:
+                self.left -= 1
+                raise DiskFull("no space left (pretended)")
+            return real(this, *args, **options)
+
+        monkeypatch.setattr(Repository, "commit", commit)
+
+
+@pytest.mark.parametrize("async_save", [True, False])
+def test_a_save_that_fails_is_raised_by_name_once_and_the_run_goes_on(repo, source, monkeypatch, async_save):
+    options = config(save_every_n_steps=2, keep_last_n_checkpoints=1, async_save=async_save)
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 3)
+        manager.wait()
+        Failing(repo, monkeypatch, 1)
+        with pytest.raises(SaveFailedError, match="step 4.*no space left") as raised:
+            train(manager, source, 3, 4)
+            manager.wait()
+        assert isinstance(raised.value.__cause__, DiskFull)
+        assert raised.value.step == 4
+        assert steps(repo, pruned=False) == [2]  # a failed save prunes nothing
+        train(manager, source, 4, 6)
+    assert steps(repo) == [2, 6]
+
+
+def test_an_exception_in_the_loop_saves_and_is_raised_unchanged(repo, source):
+    error = RuntimeError("the loop's own")
+    with (
+        pytest.raises(RuntimeError) as raised,
+        CheckpointManager(repo, config(save_every_n_steps=100), source) as manager,
+    ):
+        train(manager, source, 0, 3)
+        raise error
+    assert raised.value is error
+    assert repo.show().step == 3
+    assert repo.show().reasons == ("exception",)
+
+
+def test_a_save_that_fails_while_an_exception_passes_does_not_take_its_place(repo, source, monkeypatch, caplog):
+    Failing(repo, monkeypatch, 99)
+    error = RuntimeError("the loop's own")
+    with (
+        pytest.raises(RuntimeError) as raised,
+        CheckpointManager(repo, config(save_every_n_steps=100), source) as manager,
+    ):
+        train(manager, source, 0, 3)
+        raise error
+    assert raised.value is error
+    assert "no space left" in caplog.text
+
+
+def test_an_interrupt_inside_a_step_is_not_exact_and_never_best(repo, source):
+    options = config(save_on_best_metric="loss")
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 2)
+        manager.emit(Interrupted(2, "exception", mid_step=True))
+    commit = repo.show()
+    assert (commit.exact, commit.reasons) == (False, ("exception",))
+    assert "optimizer.step()" in commit.training["why"]
+
+
+@pytest.mark.parametrize(("option", "saved"), [("save_on_interrupt", []), ("save_on_train_end", [])])
+def test_saving_at_the_end_can_be_turned_off(repo, source, option, saved):
+    manager = CheckpointManager(repo, config(**{option: False}), source)
+    train(manager, source, 0, 2)
+    if option == "save_on_interrupt":
+        manager.emit(Interrupted(2, "preempted"))
+    manager.close()
+    assert steps(repo) == saved
+
+
+def test_the_message_template_is_filled_in(repo, source):
+    template = "{experiment} s{step} e{epoch} {reasons} {metrics}"
+    options = config(save_every_n_epochs=1, commit_message_template=template)
+    with CheckpointManager(repo, options, source, experiment="exp") as manager:
+        train(manager, source, 0, 2, epoch_steps=2, scores=[0.25])
+    assert repo.show().message == "exp s2 e0 epoch loss=0.25"
+
+
+@pytest.mark.parametrize("durability", ["full", "batch", "fast"])
+def test_durability_is_that_of_the_config(repo, source, durability, monkeypatch):
+    from coral.filesystem import LocalFileSystem
+
+    synced = []
+    real = LocalFileSystem.fsync_dir
+    monkeypatch.setattr(LocalFileSystem, "fsync_dir", lambda fs, path: (synced.append(path), real(fs, path))[1])
+    manager = CheckpointManager(repo, CheckpointConfig(save_every_n_steps=1, durability=durability), source)
+    train(manager, source, 0, 2)
+    manager.wait()
+    assert bool(synced) == (durability == "full")
+    manager.close()
+    assert bool(synced) == (durability != "fast")
+
+
+def test_one_save_is_in_flight_and_emit_does_not_wait_for_it(repo, source, monkeypatch):
+    gate, real = threading.Event(), Repository.commit
+
+    def commit(this, *args, **options):
+        assert gate.wait(10)
+        return real(this, *args, **options)
+
+    monkeypatch.setattr(Repository, "commit", commit)
+    manager = CheckpointManager(repo, config(save_every_n_steps=2), source)
+    train(manager, source, 0, 3)  # would hang here if emit waited
+    assert source.captures == 1
+    opener = threading.Timer(0.05, gate.set)
+    opener.start()
+    train(manager, source, 3, 4)  # the second save waits for the first: its memory is reused
+    assert gate.is_set()
+    manager.close()
+    assert steps(repo) == [2, 4]
+
+
+def test_short_of_memory_it_saves_in_place_and_says_so(repo, source, monkeypatch, caplog):
+    monkeypatch.setattr("coral.training._manager.short_of_memory", lambda nbytes: True)
+    copies = []
+    real = Counter.capture
+    monkeypatch.setattr(Counter, "capture", lambda self, *, copy=True: (copies.append(copy), real(self, copy=copy))[1])
+    with CheckpointManager(repo, config(save_every_n_steps=1), source) as manager:
+        train(manager, source, 0, 1)
+    assert copies == [False]
+    assert "memory is short" in caplog.text
+
+
+def test_time_trigger_uses_the_managers_clock_where_the_event_has_none(repo, source, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with CheckpointManager(repo, config(save_every_seconds=10, save_on_train_end=False), source) as manager:
+        for step in range(1, 8):
+            now[0] += 4
+            source.weight[:] = step
+            manager.emit(StepEnd(step))
+    assert steps(repo) == [4, 7]
+
+
+def test_early_stopping_says_why(repo, source):
+    options = config(save_on_best_metric="loss", early_stopping_patience=2)
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 6, epoch_steps=2, scores=[1.0, 2.0, 3.0])
+    assert manager.stop_reason is not None
+    assert "loss" in manager.stop_reason
+
+
+def test_training_can_begin_at_a_step_of_its_own(repo, source):
+    with CheckpointManager(repo, config(save_every_n_steps=10), source) as manager:
+        manager.emit(TrainBegin(95))
+        train(manager, source, 95, 101)
+    assert steps(repo) == [100, 101]
+
+
+def test_at_interpreter_exit_a_pending_save_is_finished(tmp_path):
+    """Also where neither close() nor wait() was called, and the threads that hash are gone already."""
+    code = f"""
+import numpy as np
+from coral import Repository, WeightTensor
+from coral.training import CheckpointConfig, CheckpointManager, Snapshot, StepEnd
+class Source:
+    def capture(self, *, copy=True):
+        return Snapshot({{"w": WeightTensor(np.full(3_000_000, 7, np.float32))}})
+    def restore(self, snapshot): ...
+repo = Repository({str(tmp_path / "repo")!r}, init=True)
+manager = CheckpointManager(repo, CheckpointConfig(save_every_n_steps=1), Source())
+manager.emit(StepEnd(1))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    repo = Repository(tmp_path / "repo")
+    assert [c.step for c in repo.log()] == [1]
+    assert repo.load()["w"].data.min() == 7
