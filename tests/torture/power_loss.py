@@ -46,6 +46,8 @@ def record(scenario: Scenario) -> Recording:
     """Run a scenario and write down what it asks of the disk."""
     fs = MemoryFileSystem()
     worlds = [build(fs, scenario.before)]
+    if scenario.hollow:
+        fs = MemoryFileSystem.of(_without_empty_folders(fs.tree()))
     start, fs.trace = fs.tree(), []
     fs.mark(0)
     for number, step in enumerate(scenario.steps, 1):
@@ -53,6 +55,17 @@ def record(scenario: Scenario) -> Recording:
         worlds.append(worlds[-1].after(step, do(fs, step)))
         fs.mark(number)
     return Recording(scenario, start, tuple(fs.trace), tuple(worlds))
+
+
+def _without_empty_folders(tree: Tree) -> Tree:
+    while empty := {inode for inode, entries in tree.folders.items() if not entries}:
+        folders = {
+            inode: {name: child for name, child in entries.items() if child not in empty}
+            for inode, entries in tree.folders.items()
+            if inode not in empty
+        }
+        tree = Tree(folders, tree.files)
+    return tree
 
 
 def states(

@@ -22,10 +22,11 @@ from crash import Journal
 from memory import MemoryFileSystem
 from oracle import Violation, check
 from power_loss import Tally
-from scenarios import SINGLE, Scenario, World, build, do
+from scenarios import Scenario, World, build, do, limits
 from seam import Call, Seam
 
 DIED = 77
+CHANGES = {"create", "write", "mkdir", "link", "replace", "unlink"}
 MOMENTS = ("before", "midway", "after")
 
 
@@ -44,7 +45,7 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
         try:
             os.close(read)
             try:
-                result: Any = work()
+                result: Any = _alone(work)
                 status = 0
             except Exception as error:
                 result = f"{type(error).__name__}: {error}"
@@ -57,6 +58,11 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
         data = pipe.read()
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status), pickle.loads(data) if data else None
+
+
+def _alone(work: Callable[[], Any]) -> Any:
+    with limits(Scenario("", (), ())):
+        return work()
 
 
 def _must(work: Callable[[], Any]) -> Any:
@@ -77,9 +83,10 @@ def dying(fs: Any, at: int, moment: str, die: Callable[[], None]) -> Seam:
             call.part()
         if moment != "after":
             die()
-        result = call.do()
-        die()
-        return result
+        try:
+            return call.do()
+        finally:  # whether it worked or not
+            die()
 
     return Seam(fs, around)
 
@@ -96,12 +103,13 @@ def count_operations(fs: Any, scenario: Scenario) -> list[str]:
     return kinds
 
 
-def moments(kinds: list[str]) -> list[tuple[int, str]]:
-    """Every (operation, moment) at which to die."""
-    return [(n, m) for n, kind in enumerate(kinds) for m in MOMENTS if m != "midway" or kind == "write"]
+def moments(kinds: list[str], *, every: bool = True) -> list[tuple[int, str]]:
+    """Each (operation, moment) at which to die; unless `every`, one only of those between which nothing is changed."""
+    found = [(n, m) for n, kind in enumerate(kinds) for m in MOMENTS if m != "midway" or kind == "write"]
+    return found if every else [found[0], *((n, m) for n, m in found if m != "before" and kinds[n] in CHANGES)]
 
 
-def run(scenario: Scenario) -> Tally:
+def run(scenario: Scenario, *, every: bool = True) -> Tally:
     """Die at each moment of the one step of a scenario, in real processes on a real filesystem."""
     began, tally = time.perf_counter(), Tally()
     folder = scratch()
@@ -111,7 +119,7 @@ def run(scenario: Scenario) -> Tally:
         world: World = _must(lambda: build(LocalFileSystem(base), scenario.before))
         shutil.copytree(base, folder / "count")
         kinds = _must(lambda: count_operations(LocalFileSystem(folder / "count"), scenario))
-        for number, (at, moment) in enumerate(moments(kinds)):
+        for number, (at, moment) in enumerate(moments(kinds, every=every)):
             here = folder / str(number)
             shutil.copytree(base, here)
             fs = LocalFileSystem(here)

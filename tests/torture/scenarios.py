@@ -97,13 +97,15 @@ class World:
 class Scenario:
     """Steps to be tortured, on a repository in which those `before` are done and safely on disk.
 
-    It is `tight` where refs are folded and packs indexed after a few commits instead of hundreds.
+    It is `tight` where refs are folded and packs indexed after a few commits instead of hundreds, and `hollow` where the
+    empty folders have been lost, as some tools that copy do.
     """
 
     name: str
     before: tuple[Step, ...]
     steps: tuple[Step, ...]
     tight: bool = False
+    hollow: bool = False
 
 
 BORN = (Init(), Commit(1), Commit(2))
@@ -113,6 +115,7 @@ SCENARIOS = (
     Scenario("branch and tag", BORN, (Branch("dev"), Tag("v1"), Checkout("dev"), Commit(3))),
     Scenario("commit on a new branch", BORN, (Commit(3, branch="Exp/1"), Commit(4), Commit(5, branch="Exp/1"))),
     Scenario("same weights again", BORN, (Commit(2), Commit(1), Tag("again", "main"))),
+    Scenario("without the empty folders", (Init(),), (Commit(1), Branch("dev"), Tag("v1")), hollow=True),
     Scenario("a tensor over 1 MiB", (Init(), Commit(1, big=True)), (Commit(2, big=True),)),
 )
 

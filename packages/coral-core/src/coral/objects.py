@@ -6,6 +6,7 @@ says of itself is here; what came later stands in notes (`coral.store.Note`), wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -18,12 +19,13 @@ from coral.weights import WeightTensor, check_name, check_shape
 
 __all__ = ["Commit", "Note", "State", "TensorEntry", "Tree"]
 
-_HEX = frozenset("0123456789abcdef")
+_ID = re.compile("[0-9a-f]{64}")
+_ENTRY_FIELDS = {"dtype", "id", "shape"}
 
 
 def is_id(text: object) -> bool:
     """Whether it is a whole id: 64 lower-case hex digits."""
-    return isinstance(text, str) and len(text) == 64 and _HEX.issuperset(text)
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +77,16 @@ def _tensors_to_json(tree: Tree) -> dict[str, Any]:
 def _tensors_from_json(found: Mapping[str, Any], what: str) -> dict[str, TensorEntry]:
     tree = {}
     for name, entry in found.items():
-        match entry:
-            case {"dtype": str(dtype), "id": str(id), "shape": list(shape), **rest} if not rest and is_id(id):
-                try:
-                    check_name(name)
-                    checked, nbytes = check_shape(shape, dtype)
-                except UnsafeInput as error:
-                    raise CorruptObject(f"{what}: {error}", tensor=name) from error
-                tree[name] = TensorEntry(dtype, checked, nbytes, id)
-            case {"pieces": _}:
-                raise NewerFormat(f"{what}: tensor {name!r} is stored in pieces; a newer coral reads it")
-            case _:
-                raise CorruptObject(f"{what}: tensor {name[:60]!r} has no dtype, shape and id", tensor=name)
+        if not isinstance(entry, dict) or entry.keys() != _ENTRY_FIELDS or not is_id(entry["id"]):
+            if isinstance(entry, dict) and "pieces" in entry:
+                raise NewerFormat(f"{what}: tensor {name[:60]!r} is stored in pieces; a newer coral reads it")
+            raise CorruptObject(f"{what}: tensor {name[:60]!r} has not a dtype, a shape and an id", tensor=name)
+        try:
+            check_name(name)
+            shape, nbytes = check_shape(entry["shape"], entry["dtype"])
+        except UnsafeInput as error:
+            raise CorruptObject(f"{what}: {error}", tensor=name) from error
+        tree[name] = TensorEntry(entry["dtype"], shape, nbytes, entry["id"])
     return tree
 
 

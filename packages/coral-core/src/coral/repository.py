@@ -208,7 +208,7 @@ class Repository:
             return self._store.read_commit(_resolve.resolve(self._store, ref))
 
     def log(self, ref: str = "HEAD", limit: int | None = None) -> list[Commit]:
-        """The commit `ref` means and its ancestors, newest first, `limit` at most. Empty where HEAD is on a new branch."""
+        """The commit `ref` means and its ancestors, newest first, `limit` at most. Empty if HEAD has none."""
         with self._doing(f"reading the log of {ref}"):
             try:
                 start = _resolve.resolve(self._store, ref)

@@ -80,9 +80,9 @@ def check_name(name: object, what: str = "tensor name") -> str:
     return name
 
 
-def check_shape(shape: object, dtype: str) -> tuple[tuple[int, ...], int]:
+def check_shape(shape: object, dtype: object) -> tuple[tuple[int, ...], int]:
     """Return (shape, bytes) for an untrusted shape of a known dtype."""
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnsafeInput(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if not isinstance(shape, (list, tuple)) or len(shape) > MAX_RANK:
         raise UnsafeInput(f"a shape is a list of at most {MAX_RANK} sizes, not {str(shape)[:80]}")

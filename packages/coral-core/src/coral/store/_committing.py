@@ -151,13 +151,13 @@ def _verify(store: Store, reused: Mapping[str, Saved], tensors: Mapping[str, Wei
     """Make sure that every reused copy is where others will look for it; write from memory what is not."""
     packs = {done.reused.pack.name: done.reused.pack for done in reused.values() if done.reused}
     gone = set()
-    for name, pack in packs.items():
+    for name in packs:
         try:
             store.fs.stat(path_of(name))
-            store.ensure_synced(pack)
         except FileNotFoundError:
             store.index.forget(name)
             gone.add(name)
+    store.ensure_synced(pack for name, pack in packs.items() if name not in gone)
     lost = {name: done for name, done in reused.items() if done.reused and done.reused.pack.name in gone}
     if lost:
 

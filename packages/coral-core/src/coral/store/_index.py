@@ -1,7 +1,7 @@
 """Which packs hold an object. Derived from the packs' directories, and thrown away whenever it does not fit them.
 
-An index file covers some packs: their names, and a row (id, pack, entry) for each of their entries, sorted by id. A
-commit leaves its pack uncovered; once there are many such, whoever commits next covers them in a new file, merged with
+An index file covers some packs: their names, and a row (id, pack, entry) for each of their entries, sorted by the first
+eight bytes of the id, which are kept as an integer. A commit leaves its pack uncovered; once there are many such, whoever commits next covers them in a new file, merged with
 those of about its size, so that there are few files and each row is rewritten rarely. Packs that no file covers are
 read by their directories. A row is only a hint: whoever follows it finds the entry in the pack, or looks again.
 """
@@ -22,7 +22,7 @@ from coral.filesystem import FileSystem
 from coral.store._files import temporary
 from coral.store._pack import Directory, read_directory
 
-_ROW = np.dtype([("key", ">u8"), ("rest", "V24"), ("pack", "<u4"), ("entry", "<u4")])
+_ROW = np.dtype([("key", "<u8"), ("rest", "V24"), ("pack", "<u4"), ("entry", "<u4")])
 _MAGIC = b"CORALIX\n"
 _HEAD = 24  # magic, version u32, packs u32, rows u64
 _UNCOVERED = 64

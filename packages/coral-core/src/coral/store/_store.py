@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -44,6 +44,7 @@ class Store:
         self._directories: OrderedDict[str, Directory] = OrderedDict()
         self._unsynced: list[tuple[str, str]] = []  # (file, its folder), oldest first
         self._batched = 0
+        self._synced: set[str] = set()  # packs that were written unsynced and have been synced since
 
     @property
     def durable(self) -> bool:
@@ -68,11 +69,14 @@ class Store:
         self.index.add(directory)
         return result, directory
 
-    def ensure_synced(self, pack: Directory) -> None:
-        """Make a pack that was written without a sync as durable as what is about to build on it."""
-        if self.durable and pack.flags & UNSYNCED:
-            self.fs.fsync_file(path_of(pack.name))
+    def ensure_synced(self, packs: Iterable[Directory]) -> None:
+        """Make packs that were written without a sync as durable as what is about to build on them."""
+        unsynced = {pack.name for pack in packs if pack.flags & UNSYNCED} - self._synced if self.durable else set()
+        for name in unsynced:
+            self.fs.fsync_file(path_of(name))
+        if unsynced:
             self.fs.fsync_dir("packs")
+            self._synced |= unsynced
 
     def directory(self, pack: str, file: ReadFile) -> Directory:
         """The directory of an open pack, from memory where it was read before."""

@@ -1,0 +1,82 @@
+"""Helpers for the tests of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coral._digest import BLOCK, Bytes, fold, sha256
+from coral.filesystem import FileSystem
+from coral.store._pack import Directory, PackWriter, path_of
+from coral.weights import WeightTensor
+
+
+class MemoryFile:
+    """A file open for reading that is nothing but bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read_into(self, buffer: Bytes, offset: int) -> None:
+        part = self._data[offset : offset + buffer.size]
+        if len(part) < buffer.size:
+            raise EOFError
+        buffer[:] = np.frombuffer(part, np.uint8)
+
+    def region(self, offset: int, size: int) -> Bytes | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def memory_file() -> type[MemoryFile]:
+    return MemoryFile
+
+
+@pytest.fixture(scope="session")
+def write_pack() -> Callable[..., Directory]:
+    """Writes a pack of some tensors and (kind, bytes) objects."""
+
+    def write(
+        fs: FileSystem, tensors: Iterable[Any] = (), objects: Iterable[tuple[str, bytes]] = (), *, flags: int = 0
+    ) -> Directory:
+        file = fs.create("tmp/pack")
+        writer = PackWriter(file, flags=flags)
+        for data in tensors:
+            tensor = data if isinstance(data, WeightTensor) else WeightTensor(data)
+            flat = tensor.bytes()
+            blocks = [flat[at : at + BLOCK] for at in range(0, flat.size, BLOCK)]
+            digests, sums = b"".join(map(sha256, blocks)), list(map(fold, blocks))
+            writer.add_tensor(tensor.id, tensor.dtype, tensor.shape, flat, digests, sums)
+        for kind, payload in objects:
+            writer.add_object(kind, payload)
+        directory = writer.finish()
+        file.close()
+        fs.replace("tmp/pack", path_of(directory.name))
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def read_all() -> Callable[..., Mapping[str, bytes]]:
+    """Reads everything in a pack by way of its directory, checked."""
+    from coral.store._pack import directory_of, read_object, read_tensor, verify_tensor
+
+    def read(file: Any, name: str) -> Mapping[str, bytes]:
+        found = {}
+        for entry in directory_of(file, name).entries():
+            if entry.kind == "tensor":
+                found[entry.id] = read_tensor(file, entry, "it").tobytes()
+                verify_tensor(file, entry)
+            else:
+                found[entry.id] = read_object(file, entry)
+        return found
+
+    return read
