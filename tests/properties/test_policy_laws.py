@@ -34,7 +34,7 @@ from coral.training._policy_state import Kept, PolicyState
 
 Schedule = list[list[Event]]  # the events of each step
 
-laws = settings(max_examples=150, deadline=None)
+laws = settings(deadline=None)  # how many examples: the profile in tests/conftest.py
 
 VALUES = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, -1.0, -0.0, math.nan, math.inf, -math.inf])
 METRICS = st.dictionaries(st.sampled_from(["val", "acc"]), VALUES, max_size=2)

@@ -96,12 +96,14 @@ class Journal:
                 itertools.product(*(range(n) for n in options)), itertools.product(MODES, repeat=len(self.dirty))
             )
             return [Plan(seen, modes) for seen, modes in every]
-        plans = dict.fromkeys(itertools.islice(self._extremes(options, rng), cap))
+        plans = dict.fromkeys(itertools.islice(self._extremes(options, rng), max(2, cap // 2)))
         for _ in range(4 * cap):
             if len(plans) >= cap:
                 break
             modes = tuple(rng.choice(MODES) for _ in self.dirty)
-            plans[Plan(tuple(rng.randrange(n) for n in options), modes, rng.choice((2, 3, 7, 64)))] = None
+            luck = rng.choice((0.1, 0.5, 0.9))  # how much of what came last is there
+            seen = tuple(n - 1 if rng.random() < luck else rng.randrange(n) for n in options)
+            plans[Plan(seen, modes, rng.choice((2, 3, 7, 64)))] = None
         return list(plans)
 
     def _options(self) -> list[int]:
@@ -121,15 +123,19 @@ class Journal:
         """All of the entries, none, all but one, one alone; each with all unsynced data in one mode."""
         everything = tuple(n - 1 for n in options)
         nothing = (0,) * len(options)
-        shapes = [everything, nothing]
+        modes = MODES if self.dirty else MODES[:1]
+        for mode in modes:
+            for seen in (everything, nothing):
+                yield Plan(seen, (mode,) * len(self.dirty))
         single = [i for i, n in enumerate(options) if n > 1]
         rng.shuffle(single)
         for i in single:
-            shapes.append((*everything[:i], 0, *everything[i + 1 :]))
-            shapes.append((*nothing[:i], options[i] - 1, *nothing[i + 1 :]))
-        for seen in shapes:
-            for mode in MODES if self.dirty else MODES[:1]:
-                yield Plan(seen, (mode,) * len(self.dirty))
+            for seen in (
+                (*everything[:i], 0, *everything[i + 1 :]),
+                (*nothing[:i], options[i] - 1, *nothing[i + 1 :]),
+            ):
+                for mode in modes:
+                    yield Plan(seen, (mode,) * len(self.dirty))
 
     def state(self, plan: Plan) -> tuple[Tree, Hashable]:
         """The tree that a plan leaves, and a value that is the same for states that no reader could tell apart."""

@@ -18,15 +18,15 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
 
-from coral import CoralError, Repository
-from coral.errors import DiskFull
+from coral import Repository
+from coral.errors import DiskFull, StorageError
 from coral.filesystem import LocalFileSystem
 from crash import Journal
 from memory import MemoryFileSystem
 from oracle import Violation, check
 from power_loss import Tally
 from process_death import count_operations, in_child, scratch
-from scenarios import Commit, Init, Scenario, World, build, perform
+from scenarios import Commit, Init, Scenario, World, build, limits, perform
 from seam import Call, Seam
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EROFS", "EMFILE")
@@ -68,9 +68,18 @@ def run(
 ) -> Tally:
     """Let each operation of the scenario's one step fail; `thin` tries only every so manieth (operation, error).
 
-    With `afterwards`, the retry that succeeded is followed by so many states of a power loss.
+    With `afterwards`, the retry that succeeded is followed by so many states of a power loss, if what failed was a write.
     """
     began, tally = time.perf_counter(), Tally()
+    with limits(scenario):
+        _run(tally, scenario, errors, lasting, afterwards, thin, seed)
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+def _run(
+    tally: Tally, scenario: Scenario, errors: tuple[str, ...], lasting: bool, afterwards: int, thin: int, seed: int
+) -> None:
     base = MemoryFileSystem()
     world = build(base, scenario.before)
     kinds = count_operations(base.copy(), scenario)
@@ -81,12 +90,11 @@ def run(
         tally.cases += 1
         fs = base.copy()
         try:
-            _fail(fs, base, world, scenario, Faulty(at, error, lasts=lasts), afterwards, seed)
+            states = afterwards if kinds[at] in CHANGES else 0
+            _fail(fs, base, world, scenario, Faulty(at, error, lasts=lasts), states, seed)
         except Violation as violation:
             often = " and all after" if lasts else ""
             tally.violations.append(f"{scenario.name}: {error} at op {at} ({kinds[at]}){often}: {violation}")
-    tally.seconds = time.perf_counter() - began
-    return tally
 
 
 def _fail(
@@ -103,10 +111,11 @@ def _fail(
         repo = Repository(Seam(fs, fault), init=isinstance(step, Init))
         result = perform(repo, step)
         acknowledged = True
-    except CoralError:
-        pass
+    except StorageError as error:
+        if error.errno != getattr(errno, fault.error):
+            raise Violation(f"it is reported as {errno.errorcode.get(error.errno or 0)}: {error}") from error
     except Exception as error:
-        raise Violation(f"foreign {type(error).__name__}: {error}") from error
+        raise Violation(f"it is reported as {type(error).__name__}: {error}") from error
     fault.armed = False
     if acknowledged:
         final = check(fs, world.after(step, result), None, same=repo)

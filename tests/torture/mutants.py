@@ -194,8 +194,9 @@ class Verdict:
     seconds: float
 
 
-def run(mutant: Mutant, *, cap: int = 40, seed: int = 0) -> Verdict:
-    """Run T1 on a mutant until it finds a violation."""
+def run(name: str, *, cap: int = 40, seed: int = 0) -> Verdict:
+    """Run T1 on the mutant of a name until it finds a violation."""
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
     began, cases, applied = time.perf_counter(), 0, False
 
     def edit(recording: Recording) -> list[Op]:
@@ -208,7 +209,6 @@ def run(mutant: Mutant, *, cap: int = 40, seed: int = 0) -> Verdict:
         tally = power_loss.run(scenario, cap=cap, seed=seed, edit=edit, stop=1)
         cases += tally.cases
         if tally.violations:
-            assert applied, "T1 fails without a mutant"
-            return Verdict(mutant.name, tally.violations[0], cases, time.perf_counter() - began)
-    name = mutant.name if applied else f"{mutant.name} (changed nothing)"
-    return Verdict(name, "", cases, time.perf_counter() - began)
+            assert applied, f"T1 fails without a mutant: {tally.violations[0]}"
+            return Verdict(name, tally.violations[0], cases, time.perf_counter() - began)
+    return Verdict(name if applied else f"{name} (changed nothing)", "", cases, time.perf_counter() - began)

@@ -164,16 +164,23 @@ class _Grave:
             raise
 
 
-def run_then_power_loss(scenario: Scenario, *, cap: int, seed: int = 0) -> Tally:
+def run_then_power_loss(scenario: Scenario, *, cap: int, seed: int = 0, every: bool = True) -> Tally:
     """The process dies at each moment, another one does the step again and is told it is done: then the power goes.
 
     What the dead process had not synced is still in the page cache, and looks to its successor as if it were on disk.
     """
     began, tally = time.perf_counter(), Tally()
+    with limits(scenario):
+        _redo(tally, scenario, cap, seed, every)
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+def _redo(tally: Tally, scenario: Scenario, cap: int, seed: int, every: bool) -> None:
     base = MemoryFileSystem()
     world = build(base, scenario.before)
     kinds = count_operations(base.copy(), scenario)
-    for at, moment in moments(kinds):
+    for at, moment in moments(kinds, every=every):
         fs = base.copy()
         with suppress(Died):
             do(_Grave(dying(fs, at, moment, _die)).seam, scenario.steps[0])
@@ -195,6 +202,3 @@ def run_then_power_loss(scenario: Scenario, *, cap: int, seed: int = 0) -> Tally
             except Violation as violation:
                 tally.violations.append(f"{what}, {plan}: {violation}")
                 break
-    tally.seconds = time.perf_counter() - began
-    return tally
-

@@ -20,7 +20,7 @@ import mutants
 import power_loss
 import process_death
 from power_loss import Tally
-from scenarios import FAST, SCENARIOS, SINGLE, TIGHT
+from scenarios import FAST, SCENARIOS, SINGLE, TIGHT, sagas
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Size:
     """How much of everything; the floors are what a row must have tried at least."""
 
     cap: int  # states for each operation of a scenario
+    sagas: int  # random scenarios
     fast_cap: int
     redone_cap: int  # states of a power loss after each death and retry
     mutant_cap: int
@@ -45,7 +46,7 @@ class Size:
     thin: int
     limits: int  # values of RLIMIT_FSIZE
     pages: int
-    shares: int
+    every: bool  # T3: at moments between which nothing is changed, too
     floors: dict[str, int]
 
 
@@ -55,40 +56,47 @@ T2, T3 = "T2 mutants killed", "T3 process death"
 T5, T5_LIMIT, T5_DISK = "T5 I/O errors", "T5 RLIMIT_FSIZE", "T5 full tmpfs"
 
 BOUNDED = Size(
-    8, 6, 1, 40, 1, 6, 6, 6, 1, {T1: 1500, T1_FAST: 200, T1_TIGHT: 200, T1_REDONE: 100, T2: 12, T3: 300, T5: 400, T5_LIMIT: 10}
-)
+    cap=6, sagas=1, fast_cap=3, redone_cap=1, mutant_cap=20, afterwards=1, thin=12, limits=5, pages=5, every=False,
+    floors={T1: 1_500, T1_FAST: 300, T1_TIGHT: 300, T1_REDONE: 150, T2: 12, T3: 150, T5: 300, T5_LIMIT: 25},
+)  # fmt: skip
 FULL = Size(
-    400, 200, 8, 100, 4, 1, 40, 24, 4,
-    {T1: 100_000, T1_FAST: 2_000, T1_TIGHT: 2_000, T1_REDONE: 1_500, T2: 12, T3: 300, T5: 3_000, T5_LIMIT: 80},
+    cap=40, sagas=32, fast_cap=80, redone_cap=6, mutant_cap=60, afterwards=3, thin=1, limits=40, pages=24, every=True,
+    floors={T1: 100_000, T1_FAST: 3_000, T1_TIGHT: 3_000, T1_REDONE: 2_000, T2: 12, T3: 500, T5: 2_500, T5_LIMIT: 80},
 )  # fmt: skip
 NIGHTLY = Size(
-    4000, 2000, 60, 400, 30, 1, 200, 60, 16,
-    {T1: 1_000_000, T1_FAST: 20_000, T1_TIGHT: 20_000, T1_REDONE: 10_000, T2: 12, T3: 300, T5: 3_000, T5_LIMIT: 400},
+    cap=100, sagas=150, fast_cap=800, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
+    every=True,
+    floors={
+        T1: 1_000_000, T1_FAST: 30_000, T1_TIGHT: 30_000, T1_REDONE: 15_000, T2: 12, T3: 500, T5: 2_500, T5_LIMIT: 800
+    },
 )  # fmt: skip
 
 
 def tasks(size: Size, seed: int) -> list[Task]:
     """Everything there is to do, the longest first."""
     todo = []
-    for scenario in SCENARIOS:
-        for share in range(size.shares):
-            options = {"cap": size.cap, "seed": seed, "share": (share, size.shares)}
-            todo.append(Task(T1, power_loss.run, (scenario,), options))
-    todo += [Task(T1_FAST, power_loss.run, (s,), {"cap": size.fast_cap, "seed": seed}) for s in FAST]
-    todo += [Task(T1_TIGHT, power_loss.run, (s,), {"cap": size.fast_cap, "seed": seed}) for s in TIGHT]
-    for scenario in SINGLE:
-        big = "big" in scenario.name
+    for scenario in [*SCENARIOS, *sagas(seed, size.sagas)]:
         todo.append(
-            Task(T1_REDONE, process_death.run_then_power_loss, (scenario,), {"cap": size.redone_cap, "seed": seed})
+            Task(
+                T1,
+                power_loss.run,
+                (scenario,),
+                {"cap": size.cap // 3 if "MiB" in scenario.name else size.cap, "seed": seed},
+            )
         )
-        todo.append(Task(T3, process_death.run, (scenario,), {}))
-        thin = 1 if scenario.name == "second commit" else size.thin * (4 if big else 1)
-        options = {"thin": thin, "afterwards": size.afterwards, "seed": seed}
-        todo.append(Task(T5, io_errors.run, (scenario,), options))
-        if not big:
-            sizes = tuple(sorted({int(4000 * (i / size.limits) ** 2) for i in range(size.limits)}))
-            todo.append(Task(T5_LIMIT, io_errors.run_limit, (scenario,), {"sizes": sizes}))
-    todo += [Task(T2, mutants.run, (m,), {"cap": size.mutant_cap, "seed": seed}) for m in mutants.MUTANTS]
+    for row, scenarios in ((T1_FAST, FAST), (T1_TIGHT, TIGHT)):
+        todo += [Task(row, power_loss.run, (s,), {"cap": size.fast_cap, "seed": seed}) for s in scenarios]
+    for scenario in SINGLE:
+        whole = size.every or scenario.name == "second commit"
+        if size.every or "big" not in scenario.name:
+            todo.append(Task(T3, process_death.run, (scenario,), {"every": size.every}))
+        options = {"cap": size.redone_cap, "seed": seed, "every": size.every}
+        todo.append(Task(T1_REDONE, process_death.run_then_power_loss, (scenario,), options))
+        options = {"thin": size.thin, "lasting": size.every, "afterwards": size.afterwards, "seed": seed}
+        todo.append(Task(T5, io_errors.run, (scenario,), options | {"thin": 1} if whole else options))
+        sizes = tuple(sorted({int(4000 * (i / size.limits) ** 2) for i in range(size.limits)}))
+        todo.append(Task(T5_LIMIT, io_errors.run_limit, (scenario,), {"sizes": sizes}))
+    todo += [Task(T2, mutants.run, (m.name,), {"cap": size.mutant_cap, "seed": seed}) for m in mutants.MUTANTS]
     return [*todo, Task(T5_DISK, io_errors.run_full_disk, (), {"pages": size.pages})]
 
 
@@ -158,7 +166,7 @@ def main() -> int:
             print(remark)
     failures = short(rows, size)
     for row, tally in rows.items():
-        failures += [f"{row}: {v}" for v in tally.violations[: None if options.verbose else 10]]
+        failures += [f"{row}: {v}" for v in tally.violations[: None if options.verbose else 4]]
     for failure in failures:
         print("FAILED", failure)
     return 1 if failures else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -143,7 +144,38 @@ SINGLE = (
 """One scenario for each operation, for faults that are tried at every single step of it."""
 
 
-@lru_cache(maxsize=64)
+def sagas(seed: int, count: int) -> list[Scenario]:
+    """Scenarios of five random steps each, on a repository that has seen a few already."""
+    rng = random.Random(seed)
+    return [_saga(f"saga {seed}.{number}", rng) for number in range(count)]
+
+
+def _saga(name: str, rng: random.Random) -> Scenario:
+    steps: list[Step] = [Init(), Commit(rng.randrange(1, 9))]
+    branches, head, tags = {"main"}, "main", 0
+    while len(steps) < 8:
+        new = f"{rng.choice(('Exp', 'lr', 'a/b'))}-{len(steps)}"
+        match rng.choice(("commit", "commit", "elsewhere", "branch", "tag", "checkout")):
+            case "commit":
+                steps.append(Commit(rng.randrange(1, 9), state=rng.random() < 0.7))
+                branches.add(head)
+            case "elsewhere":
+                onto = rng.choice([*sorted(branches), new])
+                steps.append(Commit(rng.randrange(1, 9), branch=onto, state=rng.random() < 0.7))
+                branches.add(onto)
+            case "branch":
+                steps.append(Branch(new, rng.choice(["HEAD", *sorted(branches)])))
+                branches.add(new)
+            case "tag":
+                steps.append(Tag(f"v{tags}", rng.choice(["HEAD", *sorted(branches)])))
+                tags += 1
+            case _:
+                head = rng.choice(sorted(branches))
+                steps.append(Checkout(head))
+    return Scenario(name, tuple(steps[:3]), tuple(steps[3:]))
+
+
+@lru_cache(maxsize=256)
 def weights(step: Commit) -> dict[str, WeightTensor]:
     """Version `key` of a few tiny tensors: some change, some never do; bits that arithmetic would not keep."""
     rng = np.random.default_rng(step.key)
@@ -158,12 +190,12 @@ def weights(step: Commit) -> dict[str, WeightTensor]:
         "every.other": WeightTensor(np.full(9, step.key // 2, np.int32)),
     }
     if step.big:
-        tensors["big.moving"] = WeightTensor(rng.standard_normal(400_003).astype(np.float32))
-        tensors["big.frozen"] = WeightTensor(np.arange(200_001, dtype=np.float64))
+        tensors["big.moving"] = WeightTensor(rng.standard_normal(270_001).astype(np.float32))
+        tensors["big.frozen"] = WeightTensor(np.arange(140_001, dtype=np.float64))
     return tensors
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def state(step: Commit) -> dict[str, object] | None:
     """Training state as an optimizer, a scheduler and a random generator have it, or None."""
     if not step.state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -87,18 +88,25 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "repo"
 
 
-@pytest.fixture
-def repo(folder: Path) -> Repository:
-    """An empty repository that does not wait for the disk."""
-    return Repository(folder, init=True, durability="fast")
-
-
-@pytest.fixture
-def fs(folder: Path) -> LocalFileSystem:
-    """The filesystem of an empty repository."""
-    found = LocalFileSystem(folder)
-    open_or_create(found, init=True)
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty repository to copy: making one waits for the disk."""
+    found = tmp_path_factory.mktemp("empty") / "repo"
+    open_or_create(LocalFileSystem(found), init=True)
     return found
+
+
+@pytest.fixture
+def fs(folder: Path, empty: Path) -> LocalFileSystem:
+    """The filesystem of an empty repository."""
+    shutil.copytree(empty, folder)
+    return LocalFileSystem(folder)
+
+
+@pytest.fixture
+def repo(fs: LocalFileSystem) -> Repository:
+    """An empty repository that does not wait for the disk."""
+    return Repository(fs.root, durability="fast")
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +133,7 @@ def assert_bits() -> Callable[[Any, Any], None]:
 
     def check(found: Any, expected: Any) -> None:
         if isinstance(expected, Mapping):
-            assert list(found) == list(expected)
+            assert sorted(found) == sorted(expected)
             for name in expected:
                 check(found[name], expected[name])
             return
@@ -184,7 +192,8 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 
     def run(code: str, *args: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)]
-        return subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(command, env=_environment(), text=True, **pipes)
 
     return run
 

@@ -33,7 +33,15 @@ FIELDS: dict[str, Any] = {
     "time": 1.5,
     "nbytes": 12,
     "metadata": {"lr": 0.1, "tags": ("x",)},
-    "training": {"step": 10, "run": "r", "epoch": 0, "experiment": "e", "previous": B, "resumed_from": C, "exact": False},
+    "training": {
+        "step": 10,
+        "run": "r",
+        "epoch": 0,
+        "experiment": "e",
+        "previous": B,
+        "resumed_from": C,
+        "exact": False,
+    },
     "metrics": {"loss": math.nan},
     "reasons": ["step", "best"],
 }
@@ -174,7 +182,10 @@ def test_tensors_in_pieces_are_for_a_newer_coral() -> None:
 
 def test_a_state_keeps_the_order_of_keys() -> None:
     state = State({"z": 1, "a": 2}, {"t": TensorEntry("int8", (1,), 1, A)})
-    assert state.encode() == f'{{"tensors":{{"t":{{"dtype":"int8","id":"{A}","shape":[1]}}}},"value":{{"z":1,"a":2}}}}'.encode()
+    assert (
+        state.encode()
+        == f'{{"tensors":{{"t":{{"dtype":"int8","id":"{A}","shape":[1]}}}},"value":{{"z":1,"a":2}}}}'.encode()
+    )
     assert State.decode(state.encode(), "s") == state
 
 

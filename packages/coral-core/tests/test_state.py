@@ -73,7 +73,9 @@ def test_values_come_back_as_they_were(value: Any) -> None:
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize("bits", [0x7FF0000000000000, 0xFFF0000000000000, 0x7FF8000000000001, 0xFFF8DEADBEEF0001, 1 << 63])
+@pytest.mark.parametrize(
+    "bits", [0x7FF0000000000000, 0xFFF0000000000000, 0x7FF8000000000001, 0xFFF8DEADBEEF0001, 1 << 63]
+)
 def test_floats_keep_every_bit(bits: int) -> None:
     assert struct.pack(">d", through({"x": nan(bits)})["x"]) == bits.to_bytes(8, "big")
 

@@ -83,7 +83,9 @@ def test_a_masked_array_is_refused() -> None:
         WeightTensor(np.ma.array([1.0, 2.0], mask=[False, True]))
 
 
-@pytest.mark.parametrize(("dtype", "carrier"), [("bfloat16", "f4"), ("float32", "f8"), ("complex32", "u2"), ("x", "f4")])
+@pytest.mark.parametrize(
+    ("dtype", "carrier"), [("bfloat16", "f4"), ("float32", "f8"), ("complex32", "u2"), ("x", "f4")]
+)
 def test_the_carrier_must_fit_the_dtype(dtype: str, carrier: str) -> None:
     with pytest.raises(UnsupportedValue):
         WeightTensor(np.zeros(2, carrier), dtype=dtype)

@@ -49,7 +49,11 @@ def test_a_copy_does_not_follow_the_tensor():
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")  # of the test's own copy
 @pytest.mark.parametrize("dtype", NAMES, ids=lambda dtype: NAMES[dtype])
 def test_every_dtype_and_layout_is_copied_bit_for_bit(dtype):
-    raw = torch.randint(0, 2 if dtype is torch.bool else 256, (24 * dtype.itemsize,), dtype=torch.uint8).view(dtype).reshape(4, 6)
+    raw = (
+        torch.randint(0, 2 if dtype is torch.bool else 256, (24 * dtype.itemsize,), dtype=torch.uint8)
+        .view(dtype)
+        .reshape(4, 6)
+    )
     for tensor in [raw, raw.t(), raw[:, ::2], raw[:0], raw[0, 0], raw[:1].expand(3, 6)]:
         buffers = TensorBuffers()
         for _ in range(2):

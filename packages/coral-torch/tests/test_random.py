@@ -72,7 +72,7 @@ GENERATORS = {
     "MT19937": (lambda: np.random.Generator(np.random.MT19937(1)), lambda g: g.normal()),
     "Philox": (lambda: np.random.Generator(np.random.Philox(1)), lambda g: g.normal()),
     "BitGenerator": (lambda: np.random.SFC64(1), lambda g: int(g.random_raw())),
-    "RandomState": (lambda: np.random.RandomState(1), lambda g: g.normal()),  # noqa: NPY002
+    "RandomState": (lambda: np.random.RandomState(1), lambda g: g.normal()),
     "torch.Generator": (
         lambda: torch.Generator().manual_seed(1),
         lambda g: torch.randn(3, generator=g).tolist(),

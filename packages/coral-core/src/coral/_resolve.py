@@ -14,7 +14,7 @@ from coral.errors import AmbiguousRef, CorruptObject, UnknownRef
 from coral.objects import Commit, is_id
 from coral.store import Store, _refs
 
-_SUFFIX = re.compile(r"(?:\^|~[0-9]{0,6})$")
+_SUFFIX = re.compile(r"(?:\^|~[0-9]{0,6})\Z")
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 _IN_RUN = re.compile(r"best|last|step:[0-9]{1,19}")
 

@@ -35,6 +35,7 @@ import difflib
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = [
     "AmbiguousRef",
@@ -68,6 +69,18 @@ class CoralError(Exception):
 
     def __str__(self) -> str:  # KeyError and OSError would print something else
         return str(self.args[0]) if self.args else type(self).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:  # an error crosses to another process with its data
+        state = {name: getattr(self, name) for name in ("errno", "filename") if hasattr(self, name)}
+        return _rebuild, (type(self), self.args, {**self.__dict__, **state})
+
+
+def _rebuild(kind: type[CoralError], args: tuple[Any, ...], state: Mapping[str, Any]) -> CoralError:
+    error = kind.__new__(kind)
+    error.args = args
+    for name, value in state.items():
+        setattr(error, name, value)
+    return error
 
 
 class ConfigError(CoralError, ValueError):

@@ -7,12 +7,14 @@ calls on behalf of a user turns them into coral's (`coral.errors.storage_errors`
 
 from __future__ import annotations
 
+import bisect
 import errno
 import mmap
 import os
 import socket
 import stat
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -172,7 +174,7 @@ class LocalFileSystem:
     def list(self, path: str) -> list[str]:
         try:
             return os.listdir(self._at(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def mkdir(self, path: str) -> bool:
@@ -242,7 +244,7 @@ class LocalFileSystem:
             return False
         try:
             os.kill(origin.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return False
         except PermissionError:
             return True
@@ -286,7 +288,8 @@ class _LocalReadFile:
         self._fd = os.open(path, flags)
         self._path = path
         self._map: mmap.mmap | None = None
-        self._out: set[int] = set()
+        self._out: list[tuple[int, int]] = []  # the page ranges of views that are out, in order
+        self._lock = threading.RLock()  # a view may be collected, and dropped, while another is being made
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
             self.close()
@@ -302,14 +305,19 @@ class _LocalReadFile:
             view, offset = view[got:], offset + got
 
     def region(self, offset: int, size: int) -> Bytes | None:
-        if offset in self._out or offset % mmap.PAGESIZE or offset + size > self.size or not size:
+        if offset % mmap.PAGESIZE or offset + size > self.size or not size:
             return None
-        if self._map is None:
-            self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
+        end = -(-(offset + size) // mmap.PAGESIZE) * mmap.PAGESIZE
+        with self._lock:
+            at = bisect.bisect_left(self._out, (offset, end))
+            if (at and self._out[at - 1][1] > offset) or (at < len(self._out) and self._out[at][0] < end):
+                return None  # one who writes into a view must not show in another
+            if self._map is None:
+                self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
+            self._out.insert(at, (offset, end))
         view: Bytes = np.frombuffer(self._map, np.uint8, size, offset)
-        self._out.add(offset)
         # When the last tensor made from the view is gone its pages are let go, so that a streamed load stays small.
-        weakref.finalize(view, _drop, self._map, offset, size, self._out).atexit = False
+        weakref.finalize(view, _drop, self._map, (offset, end), self._out, self._lock).atexit = False
         return view
 
     def close(self) -> None:
@@ -321,12 +329,13 @@ class _LocalReadFile:
         self.close()
 
 
-def _drop(mapped: mmap.mmap, offset: int, size: int, out: set[int]) -> None:
-    out.discard(offset)
+def _drop(mapped: mmap.mmap, pages: tuple[int, int], out: list[tuple[int, int]], lock: threading.RLock) -> None:
+    """Forget what was written into a view; where that cannot be had, its range is never given out again."""
     if hasattr(mmap, "MADV_DONTNEED"):
-        whole = size // mmap.PAGESIZE * mmap.PAGESIZE
-        if whole:
-            mapped.madvise(mmap.MADV_DONTNEED, offset, whole)
+        start, end = pages
+        mapped.madvise(mmap.MADV_DONTNEED, start, min(end, len(mapped)) - start)
+        with lock:
+            del out[bisect.bisect_left(out, pages)]
 
 
 @cache

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from coral import _json
-from coral.errors import CoralError, CorruptObject, NewerFormat, UnsafeInput
+from coral.errors import CoralError, CorruptObject, NewerFormat, UnsafeInput, UnsupportedValue
 from coral.state import StateValue, flatten, plain
 from coral.weights import WeightTensor, check_name, check_shape
 
@@ -26,6 +26,11 @@ _ENTRY_FIELDS = {"dtype", "id", "shape"}
 def is_id(text: object) -> bool:
     """Whether it is a whole id: 64 lower-case hex digits."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def is_time(value: object) -> bool:
+    """Whether it is a point in time, in seconds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class Note:
         """A note from untrusted bytes; fields that a newer coral added are left alone."""
         fields = _json.loads(data, what)
         match fields:
-            case {"time": float() | int() as time}:
+            case {"time": time} if is_time(time):
                 state, pruned = fields.get("state"), fields.get("pruned", False)
                 if (state is not None and not is_id(state)) or not isinstance(pruned, bool):
                     raise CorruptObject(f"{what}: not a note", path=what)
@@ -261,6 +266,8 @@ def decode_commit(data: bytes, id: str) -> Commit:
     what = f"commit {id[:12]}"
     found = _fields(_json.loads(data, what), _COMMIT_FIELDS, what)
     parents = found["parents"]
+    if not is_time(found["time"]):
+        raise CorruptObject(f"{what}: its time is not a time", commits=[id])
     if (
         not is_id(found["tree"])
         or not all(map(is_id, parents))
@@ -311,14 +318,30 @@ def _str_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def clean_metrics(metrics: Mapping[str, object]) -> dict[str, float]:
+def clean_fields(fields: object, what: str) -> dict[str, StateValue]:
+    """A mapping with str keys, as a dict; none for None. `what` names it in the error."""
+    if fields is None:
+        return {}
+    if not isinstance(fields, Mapping) or not all(isinstance(key, str) for key in fields):
+        raise UnsupportedValue(f"{what} is a mapping with str keys, not {str(fields)[:60]!r}", path=what)
+    return dict(fields)
+
+
+def clean_reasons(reasons: object) -> tuple[str, ...]:
+    """Words, sorted."""
+    if isinstance(reasons, str) or not isinstance(reasons, Iterable):
+        raise UnsupportedValue(f"reasons are a collection of words, not {str(reasons)[:60]!r}", path="reasons")
+    return tuple(sorted(check_name(reason, "reason") for reason in reasons))
+
+
+def clean_metrics(metrics: object) -> dict[str, float]:
     """Metrics as floats; UnsafeInput names one that is not a number (NaN and inf are numbers)."""
     found = {}
-    for name, value in metrics.items():
+    for name, value in clean_fields(metrics, "metrics").items():
         check_name(name, "metric name")
         try:
-            found[name] = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+            found[name] = float(value)
+        except (TypeError, ValueError, OverflowError):
             raise UnsafeInput(f"metric {name!r} is not a number: {str(value)[:60]!r}") from None
     return found
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +26,17 @@ from coral.errors import (
 )
 from coral.filesystem import FileSystem, LocalFileSystem
 from coral.maintenance import FsckReport, fsck
-from coral.objects import Commit, Note, State, TensorEntry, clean_metrics, clean_weights, decode_tree
+from coral.objects import (
+    Commit,
+    Note,
+    State,
+    TensorEntry,
+    clean_fields,
+    clean_metrics,
+    clean_reasons,
+    clean_weights,
+    decode_tree,
+)
 from coral.state import StateValue, unflatten
 from coral.store import Draft, Durability, Store, _refs, commit, write_state
 from coral.weights import Array, WeightTensor
@@ -135,10 +146,10 @@ class Repository:
             weights=clean_weights(weights),
             message=message,
             state=state,
-            metadata=dict(metadata or {}),
-            training=dict(training or {}),
-            metrics=clean_metrics(metrics or {}),
-            reasons=tuple(reasons),
+            metadata=clean_fields(metadata, "metadata"),
+            training=clean_fields(training, "training"),
+            metrics=clean_metrics(metrics),
+            reasons=clean_reasons(reasons),
         )
         name = self.head if branch is None else _refs.check_ref_name(branch)
         with self._doing(f"committing to {name}"):
@@ -163,11 +174,11 @@ class Repository:
         with self._doing(f"annotating {ref}"):
             found = self.show(ref)
             note = Note(
-                metrics=clean_metrics(metrics or {}),
-                reasons=frozenset(reasons),
+                metrics=clean_metrics(metrics),
+                reasons=frozenset(clean_reasons(reasons)),
                 pruned=pruned,
                 state=None if state is None else write_state(self._store, found, state),
-                training=dict(training or {}),
+                training=clean_fields(training, "training"),
                 time=self._store.fs.now(),
             )
             self._store.add_note(found.id, note)
@@ -216,12 +227,7 @@ class Repository:
                 if ref not in ("HEAD", self.head):
                     raise
                 return []
-            found: list[Commit] = []
-            for commit in self._ancestors([start]):
-                if limit is not None and len(found) >= limit:
-                    break
-                found.append(commit)
-            return found
+            return list(islice(self._ancestors([start]), limit))
 
     def _ancestors(self, start: Iterable[str]) -> Iterator[Commit]:
         """Commits from `start` on, each once, the newest of those known first."""
@@ -371,8 +377,8 @@ class Repository:
         """Put HEAD on a branch: what `commit` without a branch goes to. UnknownRef where there is no such branch."""
         with self._doing(f"checking out {branch}"):
             known = _resolve.all_refs(self._store, "heads")
-            if branch not in known:
-                raise UnknownRef(branch, known)
+            if not isinstance(branch, str) or branch not in known:
+                raise UnknownRef(str(branch)[:80], known)
             before = _refs.read(self._store.fs, _refs.HEAD, lenient=True)
             self._store.move_ref(_refs.HEAD, f"refs/heads/{branch}", after=before, why="checkout")
         self._store.acknowledge()

@@ -3,7 +3,7 @@
 What an optimizer, a scheduler or a random generator calls its state is made of a few types. JSON has some of them; the
 others are objects of one key that starts with "$":
 
-    tuple         {"$tuple": [...]}          an int beyond 2^53      {"$int": "12345"}
+    tuple         {"$tuple": [...]}          an int beyond 2^53      {"$int": hexadecimal}
     bytes         {"$bytes": base64}         nan, inf                {"$float": 16 hex digits}
     ndarray       {"$array": name}           numpy scalar            {"$scalar": name}
     WeightTensor  {"$tensor": name}          other dicts             {"$dict": [[key, value], ...]}
@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -32,6 +33,7 @@ StateValue = Any
 
 _MAX_DEPTH = 100
 _EXACT_INT = 1 << 53
+_HEX_INT = re.compile("-?[0-9a-f]+")
 
 
 def flatten(value: StateValue, tensors: dict[str, WeightTensor] | None) -> Any:
@@ -59,7 +61,7 @@ def _flatten(value: StateValue, tensors: dict[str, WeightTensor] | None, path: t
         case None | bool() | str():
             return value
         case int():
-            return int(value) if abs(value) < _EXACT_INT else {"$int": str(int(value))}
+            return int(value) if abs(value) < _EXACT_INT else {"$int": f"{int(value):x}"}
         case float():
             return float(value) if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
         case bytes():
@@ -118,8 +120,8 @@ def unflatten(value: Any, tensor: Callable[[str], WeightTensor], what: str = "st
                 return [up(child) for child in node]
             case {"$tuple": list(items), **rest} if not rest:
                 return tuple(up(child) for child in items)
-            case {"$int": str(digits), **rest} if not rest and len(digits) < 4300:
-                return int(digits)
+            case {"$int": str(digits), **rest} if not rest and _HEX_INT.fullmatch(digits):
+                return int(digits, 16)
             case {"$float": str(digits), **rest} if not rest:
                 return cast(float, struct.unpack(">d", bytes.fromhex(digits))[0])
             case {"$bytes": str(text), **rest} if not rest:

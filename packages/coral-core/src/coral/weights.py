@@ -116,7 +116,7 @@ class WeightTensor:
     def __init__(self, data: Array | np.generic, dtype: str | None = None) -> None:
         if isinstance(data, np.generic):
             data = np.asarray(data)
-        if not isinstance(data, np.ndarray):
+        if not isinstance(data, np.ndarray) or isinstance(data, np.ma.MaskedArray):
             raise UnsupportedValue(f"a WeightTensor holds a numpy array, not {type(data).__name__}")
         if dtype is None:
             dtype = data.dtype.name

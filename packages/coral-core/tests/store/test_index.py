@@ -78,7 +78,9 @@ def test_the_newest_copy_comes_first(fs: LocalFileSystem, write_pack: Callable[.
     assert [place.pack for place in index.known(object_id("tree", b"same"))] == [p.name for p in reversed(packs)]
 
 
-def test_many_packs_are_covered_and_index_files_merged(fs: LocalFileSystem, grow: Callable[..., list[Directory]]) -> None:
+def test_many_packs_are_covered_and_index_files_merged(
+    fs: LocalFileSystem, grow: Callable[..., list[Directory]]
+) -> None:
     index = Index(fs)
     grow(index, 0, 3)
     assert segments(fs) == []

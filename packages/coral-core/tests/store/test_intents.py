@@ -77,10 +77,20 @@ def test_another_host(fs: LocalFileSystem, announce: Callable[..., Path], days: 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"pid": "1"}, {"host": 5}, {"needs": "x"}, {"needs": [5, None, "../x"]}, {"pid": 2**40}, {"pid": 2**70}, {"boot": None}],
+    [
+        {"pid": "1"},
+        {"host": 5},
+        {"needs": "x"},
+        {"needs": [5, None, "../x"]},
+        {"pid": 2**40},
+        {"pid": 2**70},
+        {"boot": None},
+    ],
     ids=str,
 )
-def test_an_intent_that_makes_no_sense(fs: LocalFileSystem, announce: Callable[..., Path], fields: dict[str, Any]) -> None:
+def test_an_intent_that_makes_no_sense(
+    fs: LocalFileSystem, announce: Callable[..., Path], fields: dict[str, Any]
+) -> None:
     announce(**fields)
     assert needed(fs) == set()
 
@@ -88,5 +98,20 @@ def test_an_intent_that_makes_no_sense(fs: LocalFileSystem, announce: Callable[.
 @pytest.mark.parametrize("content", [b"", b"junk", b"{}\n"])
 def test_an_intent_that_is_being_written(fs: LocalFileSystem, folder: Path, content: bytes) -> None:
     (folder / "intents" / "x").write_bytes(content)
+    with intent(fs, "commit", [B]):
+        assert needed(fs) == {B}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_intent_at_all(fs: LocalFileSystem, folder: Path, kind: str) -> None:
+    path = folder / "intents" / "x"
+    match kind:
+        case "link":
+            path.symlink_to(folder / "format")
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
     with intent(fs, "commit", [B]):
         assert needed(fs) == {B}

@@ -57,12 +57,19 @@ def test_what_is_written_is_read_back(
     directory = read_directory(fs, written.name)
     assert [directory.kind(n) for n in range(len(directory))] == ["tensor"] * 6 + ["tree", "state", "commit"]
     for entry, tensor in zip(directory.entries(), expected, strict=False):
-        assert (entry.id, entry.dtype, entry.shape, entry.nbytes) == (tensor.id, tensor.dtype, tensor.shape, tensor.nbytes)
+        assert (entry.id, entry.dtype, entry.shape, entry.nbytes) == (
+            tensor.id,
+            tensor.dtype,
+            tensor.shape,
+            tensor.nbytes,
+        )
         assert entry.offset % (4096 if entry.size >= BLOCK else 64) == 0
         assert (entry.codec, entry.base) == (0, None)
 
 
-def test_a_pack_is_named_by_its_directory(fs: LocalFileSystem, write_pack: Callable[..., Directory], folder: Any) -> None:
+def test_a_pack_is_named_by_its_directory(
+    fs: LocalFileSystem, write_pack: Callable[..., Directory], folder: Any
+) -> None:
     found = write_pack(fs, [np.ones(3)], [("tree", b"{}")])
     data = (folder / path_of(found.name)).read_bytes()
     offset, size = struct.unpack_from("<QQ", data, len(data) - 56)
@@ -147,7 +154,9 @@ def test_a_pack_under_a_false_name(fs: LocalFileSystem, write_pack: Callable[...
         (HEAD + 2 * ROW, "<Q", 2**63, CorruptObject),
     ],
 )
-def test_a_malformed_field(directory_bytes: bytearray, where: int, form: str, value: Any, error: type[CoralError]) -> None:
+def test_a_malformed_field(
+    directory_bytes: bytearray, where: int, form: str, value: Any, error: type[CoralError]
+) -> None:
     list(Directory("0" * 64, bytes(directory_bytes), 1000).entries())
     struct.pack_into(form, directory_bytes, where, value)
     with pytest.raises(error):

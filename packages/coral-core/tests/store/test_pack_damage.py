@@ -69,11 +69,15 @@ def test_any_bit_flipped(pack: tuple[str, bytes], memory_file: Any, read_all: Ca
         (b"CORALTR\n", 0, 0, 1),
     ],
 )
-def test_a_sealed_trailer_that_lies(pack: tuple[str, bytes], memory_file: Any, trailer: tuple[bytes, int, int, int]) -> None:
+def test_a_sealed_trailer_that_lies(
+    pack: tuple[str, bytes], memory_file: Any, trailer: tuple[bytes, int, int, int]
+) -> None:
     name, data = pack
     offset, size, digest = struct.unpack_from("<QQ32s", data, len(data) - 56)
     magic, more, longer, other = trailer
-    body = struct.pack("<8sQQ32sI", magic, (offset + more) % 2**64, (size + longer) % 2**64, digest[other:] + bytes(other), 0)
+    body = struct.pack(
+        "<8sQQ32sI", magic, (offset + more) % 2**64, (size + longer) % 2**64, digest[other:] + bytes(other), 0
+    )
     with pytest.raises(CorruptObject):
         directory_of(memory_file(data[:-64] + body + struct.pack("<I", zlib.crc32(body))), name)
 

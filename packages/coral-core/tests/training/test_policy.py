@@ -144,6 +144,13 @@ def test_the_clock_starts_anew_when_training_does() -> None:
     assert run.emit(StepEnd(4, 5010.0)) == [save(4, "time")]
 
 
+def test_the_clock_starts_anew_at_a_step_without_a_save_too() -> None:
+    run = Run(save_every_seconds=10)
+    run.emit(StepEnd(1, 1000.0), StepEnd(2, 1001.0))
+    run.emit(TrainBegin(2))
+    assert run.emit(StepEnd(3, 5000.0)) == []
+
+
 @pytest.mark.parametrize("time", [math.nan, math.inf])
 def test_a_time_that_is_no_time_is_left_aside(time: float) -> None:
     run = Run(save_every_seconds=10)
@@ -393,6 +400,14 @@ def test_every_nth_epoch_is_never_pruned_counts_in_the_budgets_and_is_forgotten_
         pruned += [action.steps for action in run.keep(EpochEnd(step, step - 1)) if isinstance(action, Prune)]
     assert pruned == [(1,), (3,)]
     assert run.kept == [5, 6]
+
+
+def test_of_two_epochs_that_end_at_one_step_either_keeps_it() -> None:
+    for epochs in ((1, 2), (2, 1)):
+        run = Run(save_every_n_epochs=1, keep_checkpoint_every_n_epochs=2, keep_last_n_checkpoints=1)
+        run.keep(*(EpochEnd(1, epoch) for epoch in epochs))
+        assert run.keep(EpochEnd(2, 4)) == [save(2, "epoch")]
+        assert run.keep(EpochEnd(3, 5)) == [save(3, "epoch"), Prune((2,))]
 
 
 def test_the_resumed_from_is_kept() -> None:

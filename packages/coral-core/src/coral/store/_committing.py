@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from coral.errors import Conflict, CoralError
@@ -98,7 +98,8 @@ def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
                 parent_id = tip.value if tip and tip.value else start
                 id, _ = store.write_pack(lambda writer: writer.add_object("commit", record(tree, state)))
     store.acknowledge()
-    store.index.cover()
+    with suppress(OSError):  # the commit is made: the index is only derived from it
+        store.index.cover()
     return id
 
 

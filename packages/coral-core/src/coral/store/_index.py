@@ -1,9 +1,10 @@
 """Which packs hold an object. Derived from the packs' directories, and thrown away whenever it does not fit them.
 
-An index file covers some packs: their names, and a row (id, pack, entry) for each of their entries, sorted by the first
-eight bytes of the id, which are kept as an integer. A commit leaves its pack uncovered; once there are many such, whoever commits next covers them in a new file, merged with
-those of about its size, so that there are few files and each row is rewritten rarely. Packs that no file covers are
-read by their directories. A row is only a hint: whoever follows it finds the entry in the pack, or looks again.
+An index file covers some packs: their names, and a row (id, pack, entry) for each of their entries, sorted by the
+first eight bytes of the id, which are kept as an integer. A commit leaves its pack uncovered; once there are many
+such, whoever commits next covers them in a new file, merged with those of about its size, so that there are few files
+and each row is rewritten rarely. Packs that no file covers are read by their directories. A row is only a hint:
+whoever follows it finds the entry in the pack, or looks again.
 """
 
 from __future__ import annotations
@@ -166,6 +167,8 @@ class Index:
         if len(self._loose) < _UNCOVERED:
             return
         self.refresh()
+        if len(self._loose) < _UNCOVERED:  # somebody else has covered them
+            return
         packs, merged = list(self._loose), []
         for segment in sorted(self._segments.values(), key=lambda s: len(s.packs)):
             if len(segment.packs) <= 4 * len(packs):

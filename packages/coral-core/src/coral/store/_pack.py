@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral._digest import BLOCK, Bytes, blocks_in, fold, object_id, pool, sha256, tensor_id
-from coral.errors import CorruptObject, NewerFormat
+from coral.errors import CorruptObject, NewerFormat, UnsafeInput
 from coral.filesystem import FileSystem, ReadFile, WriteFile
-from coral.weights import DTYPE_BY_CODE, DTYPES, MAX_BYTES, MAX_RANK
+from coral.weights import DTYPE_BY_CODE, DTYPES, MAX_BYTES, MAX_RANK, check_shape
 
 VERSION = 1
 KINDS = {"tensor": 1, "tree": 2, "state": 3, "commit": 4}
@@ -134,13 +134,21 @@ class Directory:
         if kind == "tensor" and dtype is None:
             raise NewerFormat(f"pack {self.name[:12]}: dtype code {int(row['dtype'])} is not known; upgrade coral-core")
         base = bytes(row["base"])
+        shape = [int(size) for size in shapes]
+        if dtype is not None:
+            try:
+                fits = check_shape(shape, dtype)[1] == int(row["nbytes"])
+            except UnsafeInput:
+                fits = False
+            if not fits:
+                raise _corrupt(self.name, f"tensor {self.ids[number][:12]} has not the bytes of its dtype and shape")
         entry = Entry(
             id=self.ids[number],
             kind=kind,
             codec=int(row["codec"]),
             base=None if base == _NO_BASE else base.hex(),
             dtype=dtype,
-            shape=tuple(int(n) for n in shapes),
+            shape=tuple(shape),
             offset=int(row["offset"]),
             size=int(row["size"]),
             nbytes=int(row["nbytes"]),

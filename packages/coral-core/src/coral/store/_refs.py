@@ -20,6 +20,7 @@ from typing import Any
 from coral import _json
 from coral.errors import Conflict, CorruptObject, LimitExceeded, UnsafeInput
 from coral.filesystem import FileSystem
+from coral.objects import is_id, is_time
 from coral.store._files import LIMIT, make_folder, nonce, put_if_absent, seal, temporary, unseal
 
 _log = logging.getLogger("coral")
@@ -32,6 +33,7 @@ _KEEP = 64  # the newest entries stay files of their own
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")
 _ENTRY = re.compile(r"[0-9]{10}")
 _SEGMENT = re.compile(r"([0-9]{10})-([0-9]{10})\.log")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 _RESERVED = {"HEAD", "best", "last"}
 
 
@@ -70,9 +72,9 @@ class RefEntry:
                 "value": (str() | None) as value,
                 "prev": str(prev),
                 "nonce": str(nonce),
-                "time": (float() | int()) as time,
+                "time": time,
                 "why": str(why),
-            }:
+            } if is_time(time):
                 run, synced = fields.get("run"), fields.get("synced", True) is not False
                 return cls(seq, value, prev, nonce, float(time), why, synced, run if isinstance(run, str) else None)
             case _:
@@ -85,6 +87,10 @@ def check_ref_name(name: object, what: str = "branch") -> str:
         raise UnsafeInput(f"a {what} name is a non-empty str, not {name!r}")
     if len(name) > 200:
         raise LimitExceeded(f"the {what} name {name[:40]!r}... has {len(name)} characters; 200 is the limit")
+    if len(_component(name)) > 255:
+        raise LimitExceeded(
+            f"the {what} name {name[:40]!r}... is too long for a file's: shorten it, or use fewer capitals"
+        )
     parts = name.split("/")
     if (
         not _SAFE.fullmatch(name)
@@ -93,17 +99,22 @@ def check_ref_name(name: object, what: str = "branch") -> str:
         or any(part[0] in "-." or part.endswith(".lock") for part in parts)
         or name in _RESERVED
         or name.startswith("refs/")
+        or is_id(name)
     ):
         raise UnsafeInput(
             f"{name!r} cannot name a {what}: use letters, digits and . _ - / ; no '..', '//', leading '-' or '.', "
-            f"no trailing '.lock' or '/', none of {', '.join(sorted(_RESERVED))}"
+            f"no trailing '.lock' or '/', no whole id, none of {', '.join(sorted(_RESERVED))}"
         )
     return name
 
 
 def folder_of(kind: str, name: str) -> str:
     """The folder of a ref: the name is one path component, capitals escaped (some filesystems fold them)."""
-    return f"refs/{kind}/" + "".join(c if c.islower() or c.isdigit() or c in "._-" else f"%{ord(c):02X}" for c in name)
+    return f"refs/{kind}/{_component(name)}"
+
+
+def _component(name: str) -> str:
+    return "".join(c if c in _PLAIN else f"%{ord(c):02X}" for c in name)
 
 
 def names(fs: FileSystem, kind: str) -> list[str]:
@@ -196,7 +207,8 @@ def _check_not_stale(fs: FileSystem, folder: str, entry: RefEntry) -> None:
     folded = segments[-1][1] if segments else 0
     if entry.seq > folded:
         if len(files) >= FOLD + _KEEP:
-            _fold(fs, folder, files, folded)
+            with suppress(OSError):  # the ref has moved: upkeep must not say otherwise
+                _fold(fs, folder, files, folded)
         return
     for segment in segments:
         if segment[0] <= entry.seq <= segment[1] and _segment(fs, folder, segment)[entry.seq - segment[0]] == entry:

@@ -31,6 +31,7 @@ class CheckpointConfig:
 
     Raises ConfigError for a value, or a pair of values, that cannot be.
 
+    >>> from coral.training import CheckpointConfig
     >>> config = CheckpointConfig(save_every_n_epochs=1, save_on_best_metric="val_loss", keep_last_n_checkpoints=5)
     """
 

@@ -202,12 +202,8 @@ class CheckpointManager:
         )
 
     def _commit(self, action: Save, snapshot: Snapshot, record: TrainingState, metrics: dict[str, float]) -> str:
-        message = self.config.commit_message_template.format(
-            experiment=self.experiment,
-            step=action.step,
-            epoch=record.epoch,
-            reasons=_words(action.reasons),
-            metrics=", ".join(f"{name}={value:.6g}" for name, value in sorted(metrics.items())),
+        message = self.config.commit_message(
+            experiment=self.experiment, step=action.step, epoch=record.epoch, reasons=action.reasons, metrics=metrics
         )
         id = self.repo.commit(
             snapshot.weights,

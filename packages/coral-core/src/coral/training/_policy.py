@@ -36,6 +36,7 @@ _MAX_SEEN = 64  # names of metrics to remember for a warning
 class CheckpointPolicy:
     """Decides, from the events of a run, what to save, annotate and prune, and when to stop.
 
+    >>> from coral.training import CheckpointConfig, CheckpointPolicy, PolicyState, StepEnd
     >>> policy = CheckpointPolicy(CheckpointConfig(save_every_n_steps=100))
     >>> state, actions = policy.advance(PolicyState(), StepEnd(100))
     >>> actions

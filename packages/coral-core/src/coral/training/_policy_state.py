@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from coral.errors import CorruptObject
 
@@ -178,11 +178,11 @@ def _text(value: object, where: str) -> str:
 
 
 def _status(value: object, where: str) -> Status:
-    match value:
-        case "idle" | "asked" | "saved" | "failed":
-            return value
-        case _:
-            raise _wrong(where, "a status", value)
+    statuses: tuple[Status, ...] = get_args(Status)
+    for status in statuses:
+        if status == value:
+            return status
+    raise _wrong(where, f"one of {', '.join(statuses)}", value)
 
 
 def _finite(value: object, where: str) -> float:

@@ -1,0 +1,81 @@
+"""What is public, and that it is listed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from types import ModuleType
+
+import pytest
+
+import coral
+import coral.errors
+import coral.training
+
+LOCKED = {
+    "coral": ["Commit", "CoralError", "Repository", "WeightTensor", "__version__"],
+    "coral.errors": [
+        "AmbiguousRef", "CommitPruned", "ConfigError", "Conflict", "CoralError", "CorruptObject", "DiskFull", "EmptyCommit",
+        "LimitExceeded", "MissingObject", "NewerFormat", "NotARepository", "PolicyError", "ReadOnly", "RefError", "RefExists",
+        "RepositoryError", "SaveFailedError", "StorageError", "UnknownRef", "UnsafeInput", "UnsupportedValue",
+        "WeightsMismatch",
+    ],
+    "coral.filesystem": ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"],
+    "coral.maintenance": ["FsckReport", "Problem", "fsck"],
+    "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
+    "coral.repository": ["Diff", "Repository", "Stats"],
+    "coral.state": ["StateValue", "flatten", "unflatten"],
+    "coral.store": ["Copies", "Draft", "Durability", "Store", "Stored", "commit", "intent", "needed", "write_state"],
+    "coral.training": [
+        "DEFAULT_CONFIG", "Action", "Annotate", "Buffers", "CheckpointConfig", "CheckpointManager", "CheckpointPolicy",
+        "EpochEnd", "Evaluated", "Event", "Interrupted", "Kept", "PolicyState", "Prune", "Save", "SaveFailed", "Saved",
+        "Snapshot", "StateSource", "StepEnd", "Stop", "TrainBegin", "TrainEnd", "TrainingState",
+    ],
+    "coral.weights": ["DTYPES", "Array", "DType", "WeightTensor", "check_name", "check_shape"],
+}  # fmt: skip
+
+
+def style(name: str) -> tuple[int, str]:
+    """The order in which names are listed: constants, classes, the rest."""
+    return (0 if name.isupper() else 1 if name[:1].isupper() else 2, name)
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_the_list_is_locked(name: str) -> None:
+    assert importlib.import_module(name).__all__ == LOCKED[name]
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_the_list_is_sorted_and_all_of_it_is_there(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__all__ == sorted(module.__all__, key=style)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for member in module.__all__:
+        assert hasattr(module, member)
+
+
+@pytest.mark.parametrize("module", [coral, coral.training, coral.errors], ids=lambda m: m.__name__)
+def test_nothing_public_is_left_out(module: ModuleType) -> None:
+    public = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__.startswith("coral")
+    }
+    assert public - set(module.__all__) <= {"storage_errors", "from_os_error"}  # for coral's own modules
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_what_is_public_has_a_docstring(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for member in module.__all__:
+        value = getattr(module, member)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__doc__, f"{name}.{member}"
+            for key, method in vars(value).items() if inspect.isclass(value) else ():
+                if inspect.isfunction(method) and not key.startswith("_") and not getattr(value, "_is_protocol", False):
+                    assert method.__doc__ or any(getattr(base, key, None) for base in value.__mro__[1:]) or name == "coral.filesystem", (
+                        f"{name}.{member}.{key}"
+                    )  # fmt: skip

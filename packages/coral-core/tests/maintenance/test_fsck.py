@@ -1,0 +1,243 @@
+"""fsck: it finds every damage, and says what it touches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coral import Repository
+from coral.maintenance import FsckReport
+from coral.store import _index
+
+Flip = Callable[..., None]
+
+
+@pytest.fixture
+def history(repo: Repository, folder: Path) -> dict[str, Path]:
+    """Three commits, a branch, a tag and a note; the packs by the commit that wrote them."""
+    packs: dict[str, Path] = {}
+    for number in range(3):
+        before = set((folder / "packs").iterdir())
+        weights = {"same": np.arange(1000.0), "own": np.full(500, number, np.float32)}
+        id = repo.commit(weights, str(number), state={"m": np.full(300, number)})
+        (packs[id],) = set((folder / "packs").iterdir()) - before
+    repo.branch("x", "HEAD~1")
+    repo.tag("t", "HEAD~1")
+    repo.annotate("HEAD~2", reasons=["x"], state={"late": np.ones(5)})
+    return packs
+
+
+def touched(report: FsckReport) -> set[str]:
+    return {id for problem in report.problems for id in problem.commits}
+
+
+def test_a_clean_repository(repo: Repository, history: dict[str, Path], folder: Path) -> None:
+    report = Repository(folder).fsck()
+    assert report.ok
+    assert (report.commits, report.packs) == (3, 4)
+    assert report.tensors == 1 + 3 + 3 + 1
+    assert report.bytes_checked > 8000 + 3 * 2000
+    assert "no damage" in str(report)
+
+
+def test_an_empty_repository(repo: Repository) -> None:
+    report = repo.fsck()
+    assert (report.ok, report.commits, report.packs, report.tensors) == (True, 0, 0, 0)
+
+
+def test_a_flipped_byte_in_a_tensor_that_one_commit_has(
+    repo: Repository, history: dict[str, Path], flip: Flip, folder: Path
+) -> None:
+    ids = list(history)
+    data = history[ids[1]].read_bytes()
+    flip(history[ids[1]], data.index(np.full(500, 1, np.float32).tobytes()) + 7)
+    report = Repository(folder).fsck()
+    assert not report.ok
+    assert touched(report) == {ids[1]}
+    assert any(problem.path == f"packs/{history[ids[1]].name}" for problem in report.problems)
+    tensor = repo.tree(ids[1])["own"].id
+    assert any(tensor[:12] in problem.message for problem in report.problems)
+    assert ids[1][:12] in str(report)
+
+
+def test_a_flipped_byte_in_a_tensor_that_all_have(
+    repo: Repository, history: dict[str, Path], flip: Flip, folder: Path
+) -> None:
+    ids = list(history)
+    data = history[ids[0]].read_bytes()
+    flip(history[ids[0]], data.index(np.arange(1000.0).tobytes()) + 4000)
+    assert touched(Repository(folder).fsck()) == set(ids)
+
+
+def test_a_flipped_byte_in_a_state(repo: Repository, history: dict[str, Path], flip: Flip, folder: Path) -> None:
+    ids = list(history)
+    data = history[ids[2]].read_bytes()
+    flip(history[ids[2]], data.index(b'"$array"'))
+    assert touched(Repository(folder).fsck()) == {ids[2]}
+
+
+def test_a_flipped_byte_in_a_later_state(repo: Repository, history: dict[str, Path], flip: Flip, folder: Path) -> None:
+    """That of a note: the commit does not name it itself."""
+    (pack,) = set((folder / "packs").iterdir()) - set(history.values())
+    flip(pack, pack.read_bytes().index(np.ones(5).tobytes()) + 3)
+    assert touched(Repository(folder).fsck()) == {next(iter(history))}
+
+
+@pytest.mark.parametrize("part", ["commit", "directory"])
+def test_a_commit_that_cannot_be_read(
+    repo: Repository, history: dict[str, Path], flip: Flip, folder: Path, part: str
+) -> None:
+    ids = list(history)
+    data = history[ids[1]].read_bytes()
+    flip(history[ids[1]], data.index(b'"message"') if part == "commit" else len(data) - 100)
+    report = Repository(folder).fsck()
+    assert any(problem.path == f"packs/{history[ids[1]].name}" for problem in report.problems)
+    named = {problem.path for problem in report.problems}
+    assert {"refs/heads/x", "refs/tags/t"} <= named
+    assert touched(report) >= {ids[1], ids[2]}  # itself, and the one whose parent it is
+
+
+def test_a_deleted_pack(repo: Repository, history: dict[str, Path], folder: Path) -> None:
+    ids = list(history)
+    history[ids[0]].unlink()
+    report = Repository(folder).fsck()
+    assert touched(report) >= set(ids)  # all share a tensor that was in it
+    assert report.packs == 3
+
+
+@pytest.mark.parametrize("at", ["every"])
+def test_every_byte_of_a_pack_is_checked(repo: Repository, folder: Path, flip: Flip, at: str) -> None:
+    repo.commit({"a": np.arange(3, dtype=np.uint8)})
+    (pack,) = (folder / "packs").iterdir()
+    size = pack.stat().st_size
+    missed = []
+    for at_byte in range(0, size, 3):
+        flip(pack, at_byte, at_byte % 8)
+        if Repository(folder).fsck().ok:
+            missed.append(at_byte)
+        flip(pack, at_byte, at_byte % 8)
+    data = pack.read_bytes()
+    assert all(data[at_byte] == 0 for at_byte in missed)  # the gaps between entries
+    assert len(missed) < 45
+    assert Repository(folder).fsck().ok
+
+
+@pytest.mark.parametrize("ref", ["refs/heads/main", "refs/heads/x", "refs/tags/t"])
+@pytest.mark.parametrize("damage", ["flipped", "torn", "empty"])
+def test_a_damaged_ref(
+    repo: Repository, history: dict[str, Path], flip: Flip, folder: Path, ref: str, damage: str
+) -> None:
+    path = sorted((folder / ref).iterdir())[-1]
+    match damage:
+        case "flipped":
+            flip(path, 20)
+        case "torn":
+            path.write_bytes(path.read_bytes()[:50])
+        case "empty":
+            path.write_bytes(b"")
+    report = Repository(folder).fsck()
+    assert [problem.path for problem in report.problems] == [f"{ref}/{path.name}"]
+
+
+def test_a_damaged_head(repo: Repository, history: dict[str, Path], flip: Flip, folder: Path) -> None:
+    repo.checkout("x")
+    (path,) = (folder / "refs/HEAD").iterdir()
+    flip(path, 5)
+    report = Repository(folder).fsck()
+    assert [problem.path for problem in report.problems] == [f"refs/HEAD/{path.name}"]
+
+
+def test_an_old_entry_of_a_ref(repo: Repository, history: dict[str, Path], flip: Flip, folder: Path) -> None:
+    flip(folder / "refs/heads/main/0000000002", 5)
+    report = Repository(folder).fsck()
+    assert [problem.path for problem in report.problems] == ["refs/heads/main/0000000002"]
+
+
+def test_a_damaged_note(repo: Repository, history: dict[str, Path], flip: Flip, folder: Path) -> None:
+    first = next(iter(history))
+    (note,) = (folder / "notes" / first).iterdir()
+    flip(note, 10)
+    report = Repository(folder).fsck()
+    assert [(problem.path, problem.commits) for problem in report.problems] == [
+        (f"notes/{first}/{note.name}", (first,))
+    ]
+
+
+def test_a_damaged_index(repo: Repository, flip: Flip, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_index, "_UNCOVERED", 2)
+    for number in range(4):
+        repo.commit({"a": np.full(2, number)})
+    (index,) = (folder / "index").iterdir()
+    flip(index, 50)
+    report = Repository(folder).fsck()
+    assert [problem.path for problem in report.problems] == [f"index/{index.name}"]
+    assert "remove it" in str(report)
+    index.unlink()
+    assert Repository(folder).fsck().ok
+    assert len(Repository(folder).log()) == 4
+
+
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_a_damaged_format_file(
+    repo: Repository, history: dict[str, Path], flip: Flip, folder: Path, damage: str
+) -> None:
+    """It was whole when the repository was opened: fsck says so of the next opening."""
+    opened = Repository(folder)
+    flip(folder / "format", 5) if damage == "flipped" else (folder / "format").unlink()
+    assert [problem.path for problem in opened.fsck().problems] == ["format"]
+
+
+@pytest.mark.parametrize("where", ["packs", "index", "notes", "refs/heads", "refs/tags", "refs", "refs/heads/main"])
+def test_a_stray_file(repo: Repository, history: dict[str, Path], folder: Path, where: str) -> None:
+    """Damage is reported, not raised; and what is not coral's hinders nobody."""
+    (folder / where / ".DS_Store").write_bytes(b"junk")
+    report = Repository(folder).fsck()
+    assert all("DS_Store" in problem.path for problem in report.problems)
+    fresh = Repository(folder)
+    assert (len(fresh.log()), len(fresh.branches()), len(fresh.tags())) == (3, 2, 1)
+    fresh.commit({"a": np.ones(1)})
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+@pytest.mark.parametrize(
+    "where", ["packs/" + "0" * 64 + ".pack", "index/x.idx", "refs/heads/main/0000000009", "intents/x"]
+)
+def test_links_and_pipes_are_no_part_of_it(
+    repo: Repository, history: dict[str, Path], folder: Path, where: str, kind: str
+) -> None:
+    path = folder / where
+    match kind:
+        case "link":
+            path.symlink_to(next(iter(history.values())))
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+    report = Repository(folder).fsck()
+    assert {problem.path for problem in report.problems} <= {where}
+    if not where.startswith("intents"):
+        assert not report.ok
+
+
+def test_a_pruned_commit_needs_no_tensors(repo: Repository, history: dict[str, Path], flip: Flip, folder: Path) -> None:
+    ids = list(history)
+    repo.annotate(ids[1], pruned=True)
+    data = history[ids[1]].read_bytes()
+    flip(history[ids[1]], data.index(np.full(500, 1, np.float32).tobytes()))
+    assert touched(Repository(folder).fsck()) == set()
+
+
+def test_a_damaged_tensor_does_no_harm_where_there_is_another_copy(repo: Repository, folder: Path, flip: Flip) -> None:
+    first = repo.commit({"a": np.arange(100.0)})
+    (pack,) = (folder / "packs").iterdir()
+    flip(pack, pack.read_bytes().index(np.arange(100.0).tobytes()) + 9)
+    repo.commit({"a": np.arange(100.0)})  # it is compared with the damaged one, and stored again
+    assert repo.load(first)["a"].data.tolist() == list(range(100))
+    report = Repository(folder).fsck()
+    assert [problem.path for problem in report.problems] == [f"packs/{pack.name}"]
+    assert touched(report) == set()

@@ -1,0 +1,177 @@
+"""What is synced, when, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coral import Repository
+from coral.errors import ConfigError
+from coral.filesystem import FileSystem, LocalFileSystem
+
+SYNCS = {"fsync", "fsync_file", "fsync_dir"}
+Open = Callable[..., tuple[Repository, list[tuple[str, str]]]]
+
+
+@pytest.fixture
+def recorded(fs: LocalFileSystem, around: Callable[..., FileSystem]) -> Open:
+    """Opens the repository; what it does to the filesystem is written into the list beside it."""
+
+    def start(durability: str = "full") -> tuple[Repository, list[tuple[str, str]]]:
+        calls: list[tuple[str, str]] = []
+        repo = Repository(around(fs, lambda kind, path: calls.append((kind, path))), durability=durability)  # type: ignore[arg-type]
+        calls.clear()
+        return repo, calls
+
+    return start
+
+
+def syncs(calls: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(kind, path) for kind, path in calls if kind in SYNCS]
+
+
+@pytest.mark.parametrize("tensors", [1, 50])
+def test_a_durable_commit_is_four_syncs(recorded: Open, tensors: int) -> None:
+    repo, calls = recorded()
+    repo.commit({"a": np.ones(3)})
+    calls.clear()
+    repo.commit({str(n): np.full(3, n) for n in range(tensors)}, state={"x": np.ones(2)})
+    assert [kind for kind, _ in syncs(calls)] == ["fsync", "fsync_dir", "fsync", "fsync_dir"]
+    assert [path for kind, path in syncs(calls) if kind == "fsync_dir"] == ["packs", "refs/heads/main"]
+
+
+def test_the_order_of_a_commit(recorded: Open) -> None:
+    repo, calls = recorded()
+    repo.commit({"a": np.ones(3)})
+    calls.clear()
+    repo.commit({"a": np.zeros(3)})
+    steps = [(kind, path.partition("/")[0]) for kind, path in calls if kind in SYNCS | {"replace", "link", "unlink"}]
+    done = [step for step in steps if step != ("unlink", "tmp")]
+    assert done == [
+        ("fsync", "tmp"),
+        ("replace", "packs"),
+        ("fsync_dir", "packs"),
+        ("fsync", "tmp"),
+        ("link", "refs"),
+        ("fsync_dir", "refs"),
+        ("unlink", "intents"),
+    ]
+    assert calls.index(next(c for c in calls if c[1].startswith("intents/"))) < calls.index(("fsync_dir", "packs"))
+
+
+def test_a_new_branch_is_durable_too(recorded: Open) -> None:
+    repo, calls = recorded()
+    repo.commit({"a": np.ones(3)}, branch="new")
+    assert ("fsync_dir", "refs/heads") in calls
+    assert calls.index(("fsync_dir", "refs/heads")) < calls.index(("fsync_dir", "refs/heads/new"))
+
+
+def test_fast_never_syncs(recorded: Open) -> None:
+    repo, calls = recorded("fast")
+    for number in range(12):
+        repo.commit({"a": np.full(3, number)})
+    repo.tag("t")
+    repo.annotate("HEAD", reasons=["x"])
+    repo.close()
+    assert syncs(calls) == []
+
+
+def test_a_batch_syncs_every_eighth(recorded: Open) -> None:
+    repo, calls = recorded("batch")
+    for number in range(7):
+        repo.commit({"a": np.full(3, number)})
+    assert syncs(calls) == []
+    repo.commit({"a": np.full(3, 7)})
+    found = syncs(calls)
+    assert len([path for kind, path in found if kind == "fsync_file" and path.startswith("packs/")]) == 8
+    assert len([path for kind, path in found if kind == "fsync_file" and path.startswith("refs/")]) == 8
+    folders = [path for kind, path in found if kind == "fsync_dir"]
+    assert folders.index("packs") < folders.index("refs/heads") < folders.index("refs/heads/main")
+    assert max(i for i, (kind, _) in enumerate(found) if kind == "fsync_file") < found.index(("fsync_dir", "packs"))
+    calls.clear()
+    for number in range(7):
+        repo.commit({"a": np.full(3, number)})
+    assert syncs(calls) == []
+
+
+@pytest.mark.parametrize("how", ["close", "sync", "with", "drop"])
+def test_a_batch_is_synced_at_the_end(recorded: Open, how: str) -> None:
+    repo, calls = recorded("batch")
+    repo.commit({"a": np.ones(3)})
+    repo.tag("t")
+    match how:
+        case "close":
+            repo.close()
+        case "sync":
+            repo.sync()
+        case "with":
+            with repo:
+                assert syncs(calls) == []
+        case "drop":
+            del repo
+    assert len([path for kind, path in syncs(calls) if kind == "fsync_file"]) == 3
+    if how != "drop":
+        calls.clear()
+        repo.sync()
+        assert syncs(calls) == []
+
+
+def test_a_batch_whose_sync_failed_is_synced_again(
+    fs: LocalFileSystem, around: Callable[..., FileSystem], failing: Callable[..., Callable[[str, str], None]]
+) -> None:
+    import errno
+
+    fail = failing(errno.EIO, at=0, kinds=frozenset({"fsync_dir"}), once=True)
+    repo = Repository(around(fs, fail), durability="batch")
+    repo.commit({"a": np.ones(3)})
+    with pytest.raises(OSError, match="syncing"):
+        repo.sync()
+    assert repo.store._unsynced
+    repo.sync()
+    assert not repo.store._unsynced
+
+
+def test_durable_on_top_of_fast_syncs_what_it_builds_on(
+    recorded: Open, weights: Callable[..., dict[str, np.ndarray]]
+) -> None:
+    fast, _ = recorded("fast")
+    fast.commit(weights())
+    pack = fast.store.fs.list("packs")[0]
+    repo, calls = recorded("full")
+    repo.commit(weights())
+    assert ("fsync_file", f"packs/{pack}") in calls
+    assert ("fsync_dir", "refs/heads") in calls
+    link = next(i for i, (kind, path) in enumerate(calls) if kind == "link" and path.startswith("refs/heads/main"))
+    assert calls.index(("fsync_file", f"packs/{pack}")) < link
+
+
+def test_with_durability(repo: Repository, recorded: Open) -> None:
+    assert repo.with_durability("fast") is repo
+    other = repo.with_durability("full")
+    assert other.store.durable
+    other.commit({"a": np.ones(1)})
+    assert len(repo.log()) == 1
+    with pytest.raises(ConfigError, match="durability"):
+        repo.with_durability("never")  # type: ignore[arg-type]
+
+
+def test_a_bad_durability_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        Repository(tmp_path / "x", init=True, durability="slow")  # type: ignore[arg-type]
+    assert not (tmp_path / "x").exists()
+
+
+def test_reading_writes_nothing(recorded: Open, weights: Callable[..., dict[str, np.ndarray]]) -> None:
+    repo, calls = recorded("fast")
+    repo.commit(weights(), state={"a": np.ones(2)})
+    calls.clear()
+    again, more = recorded("full")
+    for found in (repo, again):
+        for tensor in found.load().values():
+            assert tensor.data is not None
+        assert (found.load_state() is None, len(found.log()), found.fsck().ok) == (False, 1, True)
+        assert (found.stats().commits, found.diff("HEAD").identical, found.branches().keys()) == (1, True, {"main"})
+    assert not {kind for kind, _ in calls + more} & {"create", "mkdir", "link", "replace", "unlink", *SYNCS}
