@@ -18,9 +18,6 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
 
-from coral import Repository
-from coral.errors import DiskFull, StorageError
-from coral.filesystem import LocalFileSystem
 from crash import Journal
 from memory import MemoryFileSystem
 from oracle import Violation, check
@@ -28,6 +25,10 @@ from power_loss import Tally
 from process_death import count_operations, in_child, scratch
 from scenarios import Commit, Init, Scenario, World, build, limits, perform
 from seam import Call, Seam
+
+from coral import Repository
+from coral.errors import DiskFull, StorageError
+from coral.filesystem import LocalFileSystem
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EROFS", "EMFILE")
 CHANGES = {"create", "write", "fsync", "close", "mkdir", "link", "replace", "fsync_file", "fsync_dir", "make_root"}
@@ -68,7 +69,7 @@ def run(
 ) -> Tally:
     """Let each operation of the scenario's one step fail; `thin` tries only every so manieth (operation, error).
 
-    With `afterwards`, the retry that succeeded is followed by so many states of a power loss, if what failed was a write.
+    With `afterwards`, so many states of a power loss follow the retry that succeeded, if what failed was a change.
     """
     began, tally = time.perf_counter(), Tally()
     with limits(scenario):
@@ -180,7 +181,7 @@ def _judge(tally: Tally, what: str, folder: Path, world: World, scenario: Scenar
     step = scenario.steps[0]
     acknowledged, id = result or (False, None)
     after, redo = (world.after(step, id), None) if acknowledged else (world, step)
-    status, result = in_child(lambda: check(LocalFileSystem(folder), after, redo) and None)
+    status, result = in_child(lambda: check(LocalFileSystem(folder), after, redo))
     if status:
         tally.violations.append(f"{what}: {result}")
 

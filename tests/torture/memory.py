@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
 from coral.errors import CorruptObject
 from coral.filesystem import FileStat, Origin
 
@@ -70,12 +71,16 @@ def _error(code: int, path: str) -> OSError:
 
 
 class MemoryFileSystem:
-    """Coral's FileSystem on nothing but memory. `clock` is what `now` tells; `boot` changes with each loss of power."""
+    """Coral's FileSystem on nothing but memory. `clock` is what `now` tells.
+
+    `boot` changes with each loss of power, `pid` with each process that dies.
+    """
 
     def __init__(self, *, clock: float = 1_700_000_000.0, boot: str = "boot-1") -> None:
         self.root = "memory"
         self.clock = clock
         self.boot = boot
+        self.pid = 1
         self.trace: list[Op] = []
         self._next = ROOT + 1
         self._root = _Folder(ROOT, clock)
@@ -250,7 +255,10 @@ class MemoryFileSystem:
         return self.clock
 
     def origin(self) -> Origin:
-        return Origin("memory", self.boot, 1)
+        return Origin("memory", self.boot, self.pid)
+
+    def alive(self, origin: Origin) -> bool:
+        return origin == self.origin()  # one machine, one process at a time
 
     # ---- paths
 
@@ -320,14 +328,14 @@ class MemoryReadFile:
         self._path = path
         self.size = len(file.data)
 
-    def read_into(self, buffer: np.ndarray, offset: int) -> None:  # type: ignore[type-arg]
+    def read_into(self, buffer: np.ndarray, offset: int) -> None:
         data = self._file.data[offset : offset + buffer.nbytes]
         if len(data) < buffer.nbytes:
             raise EOFError(f"{self._path} ends at byte {offset + len(data)}")
         if data:
             memoryview(buffer).cast("B")[:] = data
 
-    def region(self, offset: int, size: int) -> np.ndarray | None:  # type: ignore[type-arg]
+    def region(self, offset: int, size: int) -> np.ndarray | None:
         if offset % PAGE or offset + size > self.size or not size:
             return None
         return np.frombuffer(bytearray(self._file.data[offset : offset + size]), np.uint8)

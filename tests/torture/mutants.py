@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import power_loss
 from memory import Op
 from power_loss import Recording
-from scenarios import BORN, Branch, Checkout, Commit, Init, Scenario, Tag
+from scenarios import BORN, TIGHT, Branch, Checkout, Commit, Init, Scenario, Tag
 
 INIT = Scenario("init", (), (Init(), Commit(1)))
 COMMITS = Scenario("first commits", (Init(),), (Commit(1), Commit(2)))
@@ -155,6 +155,21 @@ def _early_ack(ops: list[Op], names: Names) -> Iterable[Op]:
     return out
 
 
+def _segments_not_synced(ops: list[Op], names: Names) -> Iterable[Op]:
+    return (op for op in ops if not (op.kind == "fsync" and any(p.endswith(".log") for p in names.paths[op.inode])))
+
+
+def _entries_removed_before_their_segment_is_there(ops: list[Op], names: Names) -> Iterable[Op]:
+    folded = -1
+    for op in ops:
+        if op.kind == "replace" and op.name.endswith(".log"):
+            folded = op.folder
+        elif op.kind == "fsync_dir" and op.folder == folded:
+            folded = -1
+            continue
+        yield op
+
+
 MUTANTS = (
     Mutant("no fsync of packs", _drop_fsync("packs/")),
     Mutant("no fsync of the packs folder", _drop_fsync_dir("packs")),
@@ -181,6 +196,8 @@ MUTANTS = (
     Mutant("refs moved before the pack is written", _ref_before_pack),
     Mutant("packs folder synced after the ref moved", _last_sync_of_packs_late),
     Mutant("acknowledged before the last sync", _early_ack),
+    Mutant("no fsync of folded entries", _segments_not_synced, TIGHT),
+    Mutant("entries removed before the folded ones are there", _entries_removed_before_their_segment_is_there, TIGHT),
 )
 
 

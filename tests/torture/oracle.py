@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import numpy as np
+from memory import MemoryFileSystem
+from scenarios import Branch, Checkout, Commit, Init, Step, Tag, World, perform, state, weights
+
 from coral import CoralError, Repository, WeightTensor
 from coral.errors import RefExists
 from coral.filesystem import FileSystem
-from memory import MemoryFileSystem
-from scenarios import Branch, Checkout, Commit, Init, Step, Tag, World, perform, state, weights
+from coral.store import _refs as _refs_of
+from coral.store._refs import RefEntry
 
 
 class Violation(Exception):
@@ -53,7 +56,7 @@ def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository |
         if repo is not None:
             _refs(repo, world, step)
             _commits(fs, repo, world)
-            _log(repo, world)
+            _log(fs, repo, world)
             everything = _fingerprint(fs, "format", "packs", "index", "notes", "refs", "trash")
             if everything not in _checked:
                 _clean(repo, "fsck after the fault")
@@ -93,11 +96,11 @@ def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
             raise Violation("a commit that a ref names does not load, and fsck says all is well")
         redo = step if isinstance(step, Commit) else Commit(77)
         repo = Repository(fs, durability=redo.durability)
-        id = perform(repo, redo)
-        assert id is not None
+        made_again = perform(repo, redo)
+        assert made_again is not None
         again = Repository(fs)
-        _compare(again, id, redo)
-        if again.resolve(redo.branch or again.head) != id:
+        _compare(again, made_again, redo)
+        if again.resolve(redo.branch or again.head) != made_again:
             raise Violation("the retried commit is not what its branch points to")
 
 
@@ -156,12 +159,12 @@ def _refs(repo: Repository, world: World, step: Step | None) -> None:
 
 def _new_commit(repo: Repository, world: World, step: Step | None) -> set[str | None]:
     """The ids that refs show and nobody has been told of: they must be the commit that `step` was making, entire."""
-    unknown: set[str | None] = set(repo.branches().values()) - set(world.commits)
+    unknown = set(repo.branches().values()) - set(world.commits)
     for id in unknown:
         if not isinstance(step, Commit):
             raise Violation(f"a ref leads to {id}, which nobody made")
-        _compare(repo, str(id), step)
-    return unknown
+        _compare(repo, id, step)
+    return {*unknown}
 
 
 def _fingerprint(fs: FileSystem, *names: str) -> int:
@@ -178,12 +181,17 @@ def _commits(fs: FileSystem, repo: Repository, world: World) -> None:
             _restored.add((packs, id))
 
 
-def _log(repo: Repository, world: World) -> None:
-    """Every acknowledged commit is in the log of a branch."""
+def _log(fs: FileSystem, repo: Repository, world: World) -> None:
+    """Every acknowledged commit is in the log of a branch, and every value that a branch had in its reflog."""
     tips = {id: name for name, id in world.branches.items()}
     logged = {commit.id for name in tips.values() for commit in repo.log(name)}
     if lost := set(world.commits) - logged:
         raise Violation(f"commits {lost} are in no log")
+    for name, values in world.reflogs.items():
+        entries = _refs_of.history(fs, _refs_of.folder_of("heads", name))
+        kept = [entry.value for entry in entries if isinstance(entry, RefEntry)]
+        if [value for value in reversed(kept) if value in world.commits] != list(values):
+            raise Violation(f"the reflog of {name} is {kept[::-1]}, not {values}")
 
 
 def _retry(fs: FileSystem, world: World, step: Step | None, repo: Repository | None) -> World:

@@ -74,16 +74,10 @@ NIGHTLY = Size(
 
 def tasks(size: Size, seed: int) -> list[Task]:
     """Everything there is to do, the longest first."""
-    todo = []
+    todo: list[Task] = []
     for scenario in [*SCENARIOS, *sagas(seed, size.sagas)]:
-        todo.append(
-            Task(
-                T1,
-                power_loss.run,
-                (scenario,),
-                {"cap": size.cap // 3 if "MiB" in scenario.name else size.cap, "seed": seed},
-            )
-        )
+        cap = size.cap // 3 if "MiB" in scenario.name else size.cap
+        todo.append(Task(T1, power_loss.run, (scenario,), {"cap": cap, "seed": seed}))
     for row, scenarios in ((T1_FAST, FAST), (T1_TIGHT, TIGHT)):
         todo += [Task(row, power_loss.run, (s,), {"cap": size.fast_cap, "seed": seed}) for s in scenarios]
     for scenario in SINGLE:

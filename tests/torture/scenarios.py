@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
 from coral import Repository, WeightTensor, _digest
 from coral.filesystem import FileSystem
-from coral.store import _index, _refs
+from coral.store import Durability, _index, _refs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Commit:
     branch: str | None = None
     state: bool = True
     big: bool = False
-    durability: str = "full"
+    durability: Durability = "full"
 
     @property
     def message(self) -> str:
@@ -61,13 +62,15 @@ Step = Init | Commit | Branch | Tag | Checkout
 class World:
     """What has been acknowledged: the commits and what was put in them, and where each ref points.
 
-    It is `soft` while the last commit was not said to be durable.
+    It is `soft` while the last commit was not said to be durable. (One of a batch is: `do` ends with the repository
+    being closed.)
     """
 
     ready: bool = False
     commits: Mapping[str, Commit] = field(default_factory=dict)
     branches: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    reflogs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     head: str = "main"
     soft: bool = False
 
@@ -78,16 +81,19 @@ class World:
                 return replace(self, ready=True)
             case Commit():
                 assert result is not None
-                branches = {**self.branches, step.branch or self.head: result}
-                return replace(
-                    self, commits={**self.commits, result: step}, branches=branches, soft=step.durability != "full"
-                )
+                commits = {**self.commits, result: step}
+                soft = step.durability == "fast"
+                return replace(self._moved(step.branch or self.head, result), commits=commits, soft=soft)
             case Branch(name, at):
-                return replace(self, branches={**self.branches, name: self.points_to(at)})
+                return self._moved(name, self.points_to(at))
             case Tag(name, ref):
                 return replace(self, tags={**self.tags, name: self.points_to(ref)})
             case Checkout(branch):
                 return replace(self, head=branch)
+
+    def _moved(self, branch: str, commit: str) -> World:
+        logs = {**self.reflogs, branch: (*self.reflogs.get(branch, ()), commit)}
+        return replace(self, branches={**self.branches, branch: commit}, reflogs=logs)
 
     def points_to(self, ref: str) -> str:
         """The commit that HEAD or a branch leads to."""
@@ -98,8 +104,8 @@ class World:
 class Scenario:
     """Steps to be tortured, on a repository in which those `before` are done and safely on disk.
 
-    It is `tight` where refs are folded and packs indexed after a few commits instead of hundreds, and `hollow` where the
-    empty folders have been lost, as some tools that copy do.
+    It is `tight` where refs are folded and packs indexed after a few commits instead of hundreds, and `hollow` where
+    the empty folders have been lost, as some tools that copy do.
     """
 
     name: str
@@ -123,6 +129,7 @@ SCENARIOS = (
 FAST = (
     Scenario("fast commits", BORN, (Commit(3, durability="fast"), Commit(4, durability="fast"))),
     Scenario("a fast commit on a new branch", BORN, (Commit(3, branch="exp", durability="fast"),)),
+    Scenario("batches", BORN, (Commit(3, durability="batch"), Commit(4, branch="exp", durability="batch"))),
     Scenario(
         "full after fast", BORN, (Commit(3, durability="fast"), Commit(4), Commit(5, durability="fast"), Commit(5))
     ),
@@ -224,7 +231,7 @@ def perform(repo: Repository, step: Step) -> str | None:
 
 def do(fs: FileSystem, step: Step) -> str | None:
     """Do a step in a repository opened for it, as a new process would."""
-    durability = step.durability if isinstance(step, Commit) else "full"
+    durability: Durability = step.durability if isinstance(step, Commit) else "full"
     return perform(Repository(fs, init=isinstance(step, Init), durability=durability), step)
 
 
@@ -241,7 +248,7 @@ def _submit(_: object, work: Callable[[Any], Any], item: Any) -> Future[Any]:
     future: Future[Any] = Future()
     try:
         future.set_result(work(item))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
         future.set_exception(error)
     return future
 

@@ -80,6 +80,9 @@ class Seam:
     def origin(self) -> Origin:
         return self._inner.origin()
 
+    def alive(self, origin: Origin) -> bool:
+        return self._inner.alive(origin)
+
 
 class _Write:
     def __init__(self, inner: WriteFile, path: str, around: Around) -> None:

@@ -85,4 +85,5 @@ def test_a_sync_makes_durable_what_it_says_and_no_more() -> None:
 def test_versions_share_some_tensors_and_not_others() -> None:
     two, three = weights(Commit(2)), weights(Commit(3))
     equal = {name for name in two if two[name].id == three[name].id}
-    assert "layer.frozen" in equal and "layer.weight" not in equal
+    assert "layer.frozen" in equal
+    assert "layer.weight" not in equal

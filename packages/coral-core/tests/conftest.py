@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from coral import Repository
-from coral._init import open_or_create
+from coral.store._format import open_or_create
 from coral._json import loads
 from coral.filesystem import FileSystem, LocalFileSystem
 

@@ -130,10 +130,17 @@ def test_corals_own_errors_pass_through() -> None:
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize(("error", "builtin"), [
-    (errors.UnknownRef("x"), KeyError), (errors.NotARepository("x"), FileNotFoundError), (errors.ReadOnly("x"), PermissionError),
-    (errors.CorruptObject("x"), ValueError), (errors.UnsupportedValue("x"), TypeError), (errors.Conflict("x"), RuntimeError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.UnknownRef("x"), KeyError),
+        (errors.NotARepository("x"), FileNotFoundError),
+        (errors.ReadOnly("x"), PermissionError),
+        (errors.CorruptObject("x"), ValueError),
+        (errors.UnsupportedValue("x"), TypeError),
+        (errors.Conflict("x"), RuntimeError),
+    ],
+)
 def test_a_caller_may_catch_the_builtin(error: CoralError, builtin: type[Exception]) -> None:
     with pytest.raises(builtin):
         raise error

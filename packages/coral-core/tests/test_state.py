@@ -80,19 +80,11 @@ def test_floats_keep_every_bit(bits: int) -> None:
     assert struct.pack(">d", through({"x": nan(bits)})["x"]) == bits.to_bytes(8, "big")
 
 
-@pytest.mark.parametrize("digits", [4000, 4299, 4300])
-def test_an_int_that_can_be_written_can_be_read(digits: int) -> None:
-    for value in (10 ** (digits - 1), -(10 ** (digits - 1))):
-        try:
-            written = flatten(value, None)
-        except LimitExceeded:
-            continue
-        assert unflatten(written, {}.__getitem__) == value
-
-
-def test_an_int_beyond_the_limit_is_refused() -> None:
-    with pytest.raises(LimitExceeded):
-        flatten({"a": 10**5000}, None)
+@pytest.mark.parametrize("bits", [52, 53, 54, 64, 14_284, 14_290, 100_000])
+def test_an_int_that_can_be_written_can_be_read(bits: int) -> None:
+    """Python itself refuses to print more than 4,300 digits."""
+    for value in (1 << bits, -(1 << bits), (1 << bits) - 1, 1 - (1 << bits)):
+        assert through([value]) == [value]
 
 
 def test_the_order_of_keys_is_kept() -> None:
@@ -194,7 +186,13 @@ BAD = [
     '{"$tuple":[],"x":1}',
     '{"$int":5}',
     '{"$int":"x"}',
-    '{"$int":"' + "1" * 5000 + '"}',
+    '{"$int":""}',
+    '{"$int":"-"}',
+    '{"$int":"0x1f"}',
+    '{"$int":"1_0"}',
+    '{"$int":" 1"}',
+    '{"$int":"FF"}',
+    '{"$int":"1\\n"}',
     '{"$float":"00"}',
     '{"$float":"zz"}',
     '{"$bytes":"*"}',
@@ -233,7 +231,7 @@ def test_state_that_is_nested_deeply_is_no_foreign_error() -> None:
 
 
 def test_plain_wants_a_mapping() -> None:
-    assert plain({"a": {"$int": "12"}}, "x") == {"a": 12}
+    assert plain({"a": {"$int": "1f"}}, "x") == {"a": 31}
     for bad in ([], 1, {"$tuple": []}, {"a": {"$array": "n"}}):
         with pytest.raises(CorruptObject):
             plain(bad, "x")

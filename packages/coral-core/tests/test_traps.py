@@ -116,7 +116,7 @@ def test_trap_optimizer_state_survives(repo: Repository) -> None:
 def test_trap_random_states_survive(repo: Repository) -> None:
     import random
 
-    python, legacy, new = random.Random(3), np.random.RandomState(3), np.random.default_rng(3)  # noqa: NPY002
+    python, legacy, new = random.Random(3), np.random.RandomState(3), np.random.default_rng(3)
     repo.commit(
         {"w": np.ones(1)},
         state={"python": python.getstate(), "legacy": legacy.get_state(), "new": new.bit_generator.state},
@@ -204,7 +204,7 @@ def test_trap_a_damaged_tensor_is_never_handed_out(repo: Repository, folder: Pat
     loaded = Repository(folder).load()
     assert loaded["good"].data.tolist() == [1] * 5
     for _ in range(2):
-        with pytest.raises(CorruptObject, match="'bad'.*fsck") as caught:
+        with pytest.raises(CorruptObject, match=r"'bad'.*fsck") as caught:
             loaded["bad"].data  # noqa: B018
     assert (caught.value.tensor, caught.value.commits) == ("bad", [id])
     assert caught.value.path == f"packs/{pack.name}"

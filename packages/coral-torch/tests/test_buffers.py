@@ -18,6 +18,7 @@ def bits(tensor):
 
 
 def capture(buffers, **tensors):
+    buffers.begin()
     weights = {name: buffers.copy(name, tensor) for name, tensor in tensors.items()}
     buffers.finish()
     return weights
@@ -78,6 +79,14 @@ def test_two_tensors_of_one_path_do_not_share_a_buffer():
     buffers = TensorBuffers()
     one, other = buffers.copy("a.b", torch.zeros(2)), buffers.copy("a.b", torch.ones(2))
     assert (one.data.tolist(), other.data.tolist()) == ([0, 0], [1, 1])
+
+
+def test_a_set_of_copies_that_failed_leaves_its_buffers_to_the_next():
+    buffers = TensorBuffers()
+    first = capture(buffers, w=torch.zeros(2))["w"]
+    with pytest.raises(UnsupportedValue):
+        capture(buffers, w=torch.zeros(2), sparse=torch.eye(2).to_sparse())
+    assert capture(buffers, w=torch.ones(2))["w"].data.ctypes.data == first.data.ctypes.data
 
 
 def test_memory_that_is_no_longer_used_is_let_go():

@@ -458,3 +458,18 @@ def test_a_save_that_failed_in_the_background_is_raised_and_the_run_can_go_on(ma
     trainer.step(1.0)
     trainer.close()
     assert repo.show().step == 2
+
+
+def test_a_failed_save_does_not_spoil_going_back(make, model, optimizer, monkeypatch):
+    trainer = make()
+    train_to(trainer, model, optimizer, [1.0])
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "commit", lambda *_, **__: 1 / 0)
+        trainer.step(1.0)
+        trainer.epoch_end(1, val_loss=1.0)
+        with pytest.raises(SaveFailedError):
+            trainer.load_checkpoint()
+    assert trainer.start_epoch == 1
+    trainer.step(1.0)
+    trainer.epoch_end(1, val_loss=1.0)
+    assert trainer.global_step == 2

@@ -87,7 +87,9 @@ class FileSystem(Protocol):
         """A new file; FileExistsError where the name is taken."""
         ...
 
-    def open(self, path: str) -> ReadFile: ...
+    def open(self, path: str) -> ReadFile:
+        """Open a file for reading; CorruptObject where it is a link, a pipe or a device."""
+        ...
 
     def read(self, path: str, limit: int) -> bytes:
         """A whole small file; CorruptObject where it has more than `limit` bytes."""
@@ -154,10 +156,10 @@ class LocalFileSystem:
         return _LocalWriteFile(os.open(self._at(path), flags, 0o666), self._at(path))
 
     def open(self, path: str) -> ReadFile:
-        return _LocalReadFile(self._at(path))
+        return _LocalReadFile(self._at(path), path)
 
     def read(self, path: str, limit: int) -> bytes:
-        file = _LocalReadFile(self._at(path))
+        file = _LocalReadFile(self._at(path), path)
         try:
             if file.size > limit:
                 raise CorruptObject(f"{path} has {file.size} bytes; {limit} is the limit", path=path)
@@ -282,10 +284,15 @@ class _LocalWriteFile:
 class _LocalReadFile:
     _fd = -1
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, name: str) -> None:
         # neither follow a link out of the repository nor wait for a pipe's other end
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(path, flags)
+        try:
+            self._fd = os.open(path, flags)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK):  # what O_NOFOLLOW says, depending on the system
+                raise CorruptObject(f"{name} is a link, not a file: refused", path=name) from error
+            raise
         self._path = path
         self._map: mmap.mmap | None = None
         self._out: list[tuple[int, int]] = []  # the page ranges of views that are out, in order
@@ -293,7 +300,7 @@ class _LocalReadFile:
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
             self.close()
-            raise OSError(errno.EINVAL, "not a regular file", path)
+            raise CorruptObject(f"{name} is not a regular file: refused", path=name)
         self.size = found.st_size
 
     def read_into(self, buffer: Bytes, offset: int) -> None:

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Self
 
 from coral import _resolve
-from coral._init import open_or_create
 from coral._loading import StoredTensors
 from coral.errors import (
     CommitPruned,
@@ -39,6 +38,7 @@ from coral.objects import (
 )
 from coral.state import StateValue, unflatten
 from coral.store import Draft, Durability, Store, _refs, commit, write_state
+from coral.store._format import open_or_create
 from coral.weights import Array, WeightTensor
 
 __all__ = ["Diff", "Repository", "Stats"]

@@ -95,13 +95,13 @@ def test_metrics_that_are_no_numbers(repo: Repository, value: Any) -> None:
     assert "'loss'" in str(refused(repo, UnsafeInput, metrics={"loss": value}))
 
 
-@pytest.mark.parametrize("name", ["", "a\0", "\ud800", 5])
+@pytest.mark.parametrize("name", ["", "a\0", "\ud800"])
 def test_names_of_metrics(repo: Repository, name: Any) -> None:
     refused(repo, UnsafeInput, metrics={name: 1.0})
 
 
 @pytest.mark.parametrize("field", ["metadata", "training", "metrics"])
-@pytest.mark.parametrize("value", [[1], "text", 5], ids=str)
+@pytest.mark.parametrize("value", [[1], "text", 5, {5: 1.0}, {None: 1.0}], ids=str)
 def test_fields_that_are_no_mappings(repo: Repository, field: str, value: Any) -> None:
     refused(repo, UnsupportedValue, **{field: value})
 
@@ -117,7 +117,6 @@ def test_fields_that_are_no_mappings(repo: Repository, field: str, value: Any) -
         (lambda: 0, UnsupportedValue),
         (LOOP, LimitExceeded),
         ("x" * (17 << 20), LimitExceeded),
-        (10**5000, LimitExceeded),
         ("\ud800", UnsafeInput),
     ],
     ids=lambda v: type(v).__name__,

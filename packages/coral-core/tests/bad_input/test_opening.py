@@ -62,8 +62,8 @@ def test_a_newer_format(repo: Repository, folder: Path, init: bool) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"1", b"{}", seal(b"{}"), seal(b"[]"), seal(b'{"format":0}'), seal(b'{"format":true}'), seal(b'{"format":"1"}'),
-     seal(b'{"format":1}')[:-1], seal(b"NaN"), b"\xff" * 100, b"x" * 5000],
+    [b"", b"1", b"{}", seal(b"{}"), seal(b"[]"), seal(b'{"format":0}'), seal(b'{"format":true}'),
+     seal(b'{"format":"1"}'), seal(b'{"format":1}')[:-1], seal(b"NaN"), b"\xff" * 100, b"x" * 5000],
     ids=lambda c: repr(c[:16]),
 )  # fmt: skip
 @pytest.mark.parametrize("init", [False, True])

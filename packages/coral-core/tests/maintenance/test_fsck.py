@@ -131,7 +131,7 @@ def test_every_byte_of_a_pack_is_checked(repo: Repository, folder: Path, flip: F
 def test_a_damaged_ref(
     repo: Repository, history: dict[str, Path], flip: Flip, folder: Path, ref: str, damage: str
 ) -> None:
-    path = sorted((folder / ref).iterdir())[-1]
+    path = max((folder / ref).iterdir())
     match damage:
         case "flipped":
             flip(path, 20)

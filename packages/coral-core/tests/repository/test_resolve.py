@@ -64,10 +64,10 @@ def test_the_grammar(repo: Repository, ids: list[str], ref: str, number: int) ->
 @pytest.mark.parametrize(
     "ref",
     [
-        "", "nope", "HEAD~5", "HEAD^^^^^", "HEAD~999999", "HEAD~1234567", "step:5", "step:", "step:-1", "step:x", "main~9",
-        "step:99999999999999999999", "nope@best", "@best", "main@", "main@nope", "best@best", "~1", "^", "HEAD~-1", "HEAD^2",
-        "head", "0" * 64, "../../../pwned", "refs/heads/nope", "refs/tags/x", "refs/", "HEAD\n", "x" * 301, "a\0b", "\ud800",
-        "abcde", "g" * 8, "ABCDEF", "HEAD ", "*", "é", "HEAD~1\n",
+        "", "nope", "HEAD~5", "HEAD^^^^^", "HEAD~999999", "HEAD~1234567", "step:5", "step:", "step:-1", "step:x",
+        "main~9", "step:99999999999999999999", "nope@best", "@best", "main@", "main@nope", "best@best", "~1", "^",
+        "HEAD~-1", "HEAD^2", "head", "0" * 64, "../../../pwned", "refs/heads/nope", "refs/tags/x", "refs/", "HEAD\n",
+        "x" * 301, "a\0b", "\ud800", "abcde", "g" * 8, "ABCDEF", "HEAD ", "*", "é", "HEAD~1\n",
     ],
     ids=ascii,
 )  # fmt: skip
@@ -103,19 +103,18 @@ def test_trees_and_tensors_are_no_commits(repo: Repository, ids: list[str]) -> N
 
 
 def test_a_beginning_that_several_have(repo: Repository, ids: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    record = dict(
-        parents=[], tree="0" * 64, state=None, time=1.0, nbytes=1, metadata={}, training={}, metrics={}, reasons=[]
-    )
+    record: dict[str, Any] = {"parents": [], "tree": "0" * 64, "state": None, "time": 1.0, "nbytes": 1}
+    record |= {"metadata": {}, "training": {}, "metrics": {}, "reasons": []}
     made: dict[str, str] = {}
     for number in range(20_000):
-        id = object_id("commit", encode_commit(message=str(number), **record))  # type: ignore[arg-type]
+        id = object_id("commit", encode_commit(message=str(number), **record))
         if id[:6] in made:
             break
         made[id[:6]] = str(number)
     else:
         pytest.skip("no two began alike")
     for message in (made[id[:6]], str(number)):
-        payload = encode_commit(message=message, **record)  # type: ignore[arg-type]
+        payload = encode_commit(message=message, **record)
         repo.store.write_pack(lambda writer, payload=payload: writer.add_object("commit", payload))  # type: ignore[misc]
     with pytest.raises(AmbiguousRef, match="ambiguous") as caught:
         repo.resolve(id[:6])

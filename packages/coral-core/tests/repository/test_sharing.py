@@ -30,7 +30,9 @@ WRITER = """
     print("ready", flush=True)
     sys.stdin.readline()
     shared = np.arange(1000.0)
-    done = [repo.commit({"w": np.array([me, n]), "shared": shared}, f"{me}/{n}", branch=sys.argv[5]) for n in range(count)]
+    done = []
+    for n in range(count):
+        done.append(repo.commit({"w": np.array([me, n]), "shared": shared}, f"{me}/{n}", branch=sys.argv[5]))
     print(json.dumps(done))
 """
 

@@ -18,10 +18,14 @@ def test_put_if_absent(fs: LocalFileSystem) -> None:
 
 
 def test_a_temporary_file_is_gone_after_an_error(fs: LocalFileSystem) -> None:
-    with pytest.raises(KeyError), temporary(fs) as (path, file):
-        file.write([b"x"])
-        assert fs.list("tmp") == [path[4:]]
-        raise KeyError
+    def fail() -> None:
+        with temporary(fs) as (path, file):
+            file.write([b"x"])
+            assert fs.list("tmp") == [path[4:]]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert fs.list("tmp") == []
 
 

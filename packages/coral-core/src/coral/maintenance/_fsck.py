@@ -10,6 +10,7 @@ from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
 from coral.objects import State, Tree, decode_commit, decode_tree, is_id
 from coral.store import Store, _refs
+from coral.store._format import check_format
 from coral.store._index import read_segment
 from coral.store._pack import Entry, directory_of, path_of, read_object, verify_tensor
 
@@ -68,6 +69,8 @@ class _Found:
     tensors: set[int] = field(default_factory=set)
     needs: dict[str, array[int]] = field(default_factory=dict)  # tree or state id -> numbers of its tensors
     commits: dict[str, _Record] = field(default_factory=dict)
+    pruned: set[str] = field(default_factory=set)
+    later: dict[str, set[str]] = field(default_factory=dict)  # commit -> states that notes put in its state's place
 
     def number(self, tensor: str) -> int:
         return self.numbers.setdefault(tensor, len(self.numbers))
@@ -101,6 +104,10 @@ def fsck(store: Store) -> FsckReport:
             names.append(name)
         else:
             report.problems.append(Problem(f"packs/{file}", "is not a pack"))
+    try:
+        check_format(store.fs)
+    except (CoralError, FileNotFoundError) as error:
+        report.problems.append(Problem("format", str(error)))
     for name, checked in zip(names, pool().map(lambda name: _check_pack(store, name), names), strict=True):
         entries, problems = checked
         report.packs += 1
@@ -118,9 +125,8 @@ def fsck(store: Store) -> FsckReport:
         problems, values = _check_ref(store, folder)
         report.problems += problems
         tips += values
-    pruned, problems = _check_notes(store, found)
-    report.problems += problems
-    report.problems += _check_reachable(found, tips, pruned)
+    report.problems += _take_notes(store, found)
+    report.problems += _check_reachable(found, tips)
     return report
 
 
@@ -131,7 +137,7 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
         file = store.fs.open(path_of(name))
     except FileNotFoundError:
         return good, []  # collected since it was listed
-    except OSError as error:
+    except (OSError, CorruptObject) as error:
         return good, [Problem(path_of(name), f"cannot be opened: {error}")]
     try:
         directory = directory_of(file, name)
@@ -189,53 +195,61 @@ def _check_ref(store: Store, folder: str) -> tuple[list[Problem], list[tuple[str
     return problems, [(newest.value, folder)]
 
 
-def _check_notes(store: Store, found: _Found) -> tuple[set[str], list[Problem]]:
-    """The commits that are pruned, and what is wrong with the notes. Later states count as needed."""
-    pruned, problems = set(), []
+def _take_notes(store: Store, found: _Found) -> Iterator[Problem]:
+    """Note which commits are pruned or have a later state; yield what is wrong with the notes."""
     for commit in store.fs.list("notes"):
         try:
             notes = store.read_notes(commit)
         except CorruptObject as error:
-            problems.append(Problem(error.path or f"notes/{commit}", str(error), (commit,)))
+            yield Problem(error.path or f"notes/{commit}", str(error), (commit,))
             continue
         if any(note.pruned for note in notes):
-            pruned.add(commit)
-        lost = {note.state for note in notes if note.state} - found.needs.keys()
-        problems += [Problem(f"notes/{commit}", f"names state {i[:12]}, which no pack holds", (commit,)) for i in lost]
-    return pruned, problems
+            found.pruned.add(commit)
+        found.later[commit] = {note.state for note in notes if note.state}
 
 
-def _check_reachable(found: _Found, tips: list[tuple[str, str]], pruned: set[str]) -> Iterator[Problem]:
+def _check_reachable(found: _Found, tips: list[tuple[str, str]]) -> Iterator[Problem]:
     """Whether all that the refs lead to is there."""
     missing: dict[str, list[str]] = {}  # what is not there -> the commits that need it
-    names = {number: id for id, number in found.numbers.items()}
     seen: set[str] = set()
-    whole: dict[str, list[int]] = {}  # tree or state -> its tensors that are not there
     waiting = [commit for commit, _ in tips]
     for commit, folder in tips:
         if commit not in found.commits:
             yield Problem(folder, f"names commit {commit[:12]}, which no pack holds", (commit,))
+    lost = _Lost(found)
     while waiting:
         id = waiting.pop()
         if id in seen or id not in found.commits:
             continue
         seen.add(id)
         record = found.commits[id]
+        waiting += record.parents
         for parent in record.parents:
             if parent not in found.commits:
-                missing.setdefault(f"commit {parent}", []).append(id)
-        waiting += record.parents
-        if id in pruned:
-            continue
-        for part in (record.tree, record.state):
-            if part is None:
-                continue
-            if part not in found.needs:
-                missing.setdefault(f"{'tree' if part == record.tree else 'state'} {part}", []).append(id)
-                continue
-            if part not in whole:
-                whole[part] = [number for number in found.needs[part] if number not in found.tensors]
-            for number in whole[part]:
-                missing.setdefault(f"tensor {names[number]}", []).append(id)
+                missing.setdefault(f"commit {parent}", [parent]).append(id)
+        if id not in found.pruned:
+            parts = {record.tree: "tree"} | dict.fromkeys(found.later.get(id, ()), "state")
+            for part, kind in (parts | ({record.state: "state"} if record.state else {})).items():
+                for what in lost.of(part, kind):
+                    missing.setdefault(what, []).append(id)
     for what, commits in missing.items():
-        yield Problem("packs", f"no pack holds {what[: what.index(' ') + 13]} whole", tuple(commits))
+        yield Problem("packs", f"no pack holds {what[: what.index(' ') + 13]} whole", tuple(dict.fromkeys(commits)))
+
+
+class _Lost:
+    """What is not there of trees and states, each looked at once."""
+
+    def __init__(self, found: _Found) -> None:
+        self._found = found
+        self._names = {number: id for id, number in found.numbers.items()}
+        self._known: dict[str, list[str]] = {}
+
+    def of(self, part: str, kind: str) -> list[str]:
+        if part not in self._known:
+            needs = self._found.needs.get(part)
+            self._known[part] = (
+                [f"{kind} {part}"]
+                if needs is None
+                else [f"tensor {self._names[number]}" for number in needs if number not in self._found.tensors]
+            )
+        return self._known[part]

@@ -30,6 +30,7 @@ class TensorBuffers:
     the system hands it out page by page, each zeroed first. torch's own copy uses several threads for a large tensor.
 
         buffers = TensorBuffers()
+        buffers.begin()
         weights = {name: buffers.copy(name, tensor) for name, tensor in model.state_dict().items()}
         buffers.finish()
     """
@@ -38,6 +39,11 @@ class TensorBuffers:
         self._slots: dict[str, _Slot] = {}
         self._used: set[str] = set()
         self._devices: set[torch.device] = set()
+
+    def begin(self) -> None:
+        """Begin a new set of copies: what the last one left, even if it was not finished, may be written over."""
+        self._used.clear()
+        self._devices.clear()
 
     def copy(self, path: str, tensor: Tensor) -> WeightTensor:
         """A copy of the tensor in CPU memory; from a GPU it is complete only after `finish`."""
@@ -58,13 +64,11 @@ class TensorBuffers:
         return WeightTensor(slot.array, dtype=name)
 
     def finish(self) -> None:
-        """Wait for the devices, once, and let go of the buffers that no `copy` has used since the last `finish`."""
+        """Wait for the devices, once, and let go of the buffers that no `copy` has used since `begin`."""
         for device in self._devices:
             torch.accelerator.synchronize(device)
         if len(self._used) < len(self._slots):
             self._slots = {path: slot for path, slot in self._slots.items() if path in self._used}
-        self._used.clear()
-        self._devices.clear()
 
 
 def _new_slot(tensor: Tensor, name: str) -> _Slot:

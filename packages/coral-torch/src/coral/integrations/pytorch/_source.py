@@ -67,17 +67,20 @@ class TrainingSource:
         self.progress = Progress()
         self.means = MeanMetrics()
         self.skipped: frozenset[str] = frozenset()  # the parts of a checkpoint that restore leaves alone
+        self.going = False  # training has gone on from where the run was made, or restored
         self.moved = False  # an update has begun since the last boundary
         self.interrupted = False
         self._config = config
         self._buffers = TensorBuffers()
         self._restored: Mapping[str, Any] | None = None  # until training goes on
+        self._random_due = False
         self._hook: RemovableHandle | None = None
 
     # Capture
 
     def capture(self, *, copy: bool = True) -> Snapshot:
         """The run as it is now: in buffers that the next capture uses again; without `copy` partly its own memory."""
+        self._buffers.begin()
         keep = self._buffers.copy if copy else _view
         parts = module_parts(self.model)
         tied = tied_groups(parts.tensors)
@@ -135,17 +138,22 @@ class TrainingSource:
         load_weights(self.model, snapshot.weights, extra=decode(state["extra"]) if "extra" in state else None)
         self._compare_ties(state.get("tied", []))
         self.progress = Progress(**decode(state.get("progress", {})))
-        self.moved = self.interrupted = False
-        self._restored = state
+        self.going = self.moved = self.interrupted = False
+        self._restored, self._random_due = state, True
         self.means.clear()
         self._load_optimizer_and_scheduler()
         self._load_scaler()
         for name in self.registered:
             self._load_registered(name)
-        self.restore_random()
+        self._restore_random()
 
-    def restore_random(self) -> None:
-        """Put the generators back once more, if nothing was trained since the restore."""
+    def settle(self) -> None:
+        """The loop is about to begin: put the generators back for the last time."""
+        if self._random_due:
+            self._random_due = False
+            self._restore_random()
+
+    def _restore_random(self) -> None:
         if self._restored is None:
             return
         for name, each in self.registered.items():
@@ -156,6 +164,7 @@ class TrainingSource:
 
     def go_on(self) -> list[str]:
         """Training goes on: forget what was restored, and name the saved parts that nothing was set for."""
+        self.going, self._random_due = True, False
         restored, self._restored = self._restored or {}, None
         have = {"optimizer": self.optimizer, "scheduler": self.schedule, "scaler": self.scaler}
         left = [name for name, part in have.items() if part is None and restored.get(name)]
@@ -205,13 +214,13 @@ class TrainingSource:
             self._hook = optimizer.register_step_pre_hook(self._on_update)
         self.optimizer = optimizer
         self._load_optimizer_and_scheduler()
-        self.restore_random()
+        self._restore_random()
 
     def set_schedule(self, schedule: Schedule) -> None:
         """Take the scheduler in, with its saved state where there is one."""
         self.schedule = schedule
         self._load_optimizer_and_scheduler()
-        self.restore_random()
+        self._restore_random()
 
     def set_scaler(self, scaler: Stateful) -> None:
         """Take the gradient scaler in, with its saved state where there is one."""

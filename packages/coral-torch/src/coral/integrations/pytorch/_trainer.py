@@ -71,9 +71,6 @@ class CoralTrainer:
         self._monitored = config.save_on_best_metric or "loss"
         self._source = TrainingSource(unwrapped(model), config)
         self.manager = CheckpointManager(repository, config, self._source, experiment=experiment_name, branch=branch)
-        self._begun = False  # training has gone on from where the trainer was made, or put back to
-        self._last_epoch: int | None = None
-        self._random_due = False
         if resume is not False:
             self.load_checkpoint(None if resume is True else resume)
 
@@ -141,13 +138,11 @@ class CoralTrainer:
         self._source.means.clear()
         progress = self._source.progress
         self._source.progress = replace(progress, epoch=number + 1, steps_in_epoch=0, metrics=means)
-        self._last_epoch = number
         self.manager.emit(EpochEnd(progress.step, number, complete=True, metrics=means))
 
     def _begin(self) -> None:
-        if self._begun:
+        if self._source.going:
             return
-        self._begun, self._random_due = True, False
         if left := self._source.go_on():
             warnings.warn(f"the checkpoint has state for what was not set: {', '.join(left)}", stacklevel=3)
 
@@ -157,8 +152,9 @@ class CoralTrainer:
         number = operator.index(epoch)
         if number < 0:
             raise PolicyError(f"epoch_end was given epoch {number}; epochs are counted from 0")
-        if self._last_epoch is not None and number <= self._last_epoch:
-            raise PolicyError(f"epoch_end was given epoch {number}, but epoch {self._last_epoch} has ended already")
+        last = self._source.progress.epoch - 1
+        if number <= last:
+            raise PolicyError(f"epoch_end was given epoch {number}, but epoch {last} has ended already")
         return number
 
     # Going back
@@ -179,12 +175,7 @@ class CoralTrainer:
             raise ConfigError("give commit_hash or load_best=True, not both")
         wanted = {"optimizer": load_optimizer, "scaler": load_optimizer, "scheduler": load_scheduler}
         self._source.skipped = frozenset(name for name, wants in wanted.items() if not wants)
-        if self.manager.restore(commit_hash, best=load_best) is None:
-            return False
-        progress = self._source.progress
-        self._begun, self._random_due = False, True
-        self._last_epoch = progress.epoch - 1 if progress.epoch else None
-        return True
+        return self.manager.restore(commit_hash, best=load_best) is not None
 
     @property
     def start_epoch(self) -> int:
@@ -192,9 +183,7 @@ class CoralTrainer:
 
         When it is first read after a checkpoint was loaded, the random generators are put back to where they were.
         """
-        if self._random_due:
-            self._random_due = False
-            self._source.restore_random()
+        self._source.settle()
         return self._source.progress.epoch
 
     @property
@@ -238,7 +227,7 @@ class CoralTrainer:
             self.close()
             return
         try:
-            if self._begun:
+            if self._source.going:
                 self._source.interrupted = True
                 cause: Literal["requested", "exception"] = (
                     "requested" if isinstance(error, KeyboardInterrupt) else "exception"

@@ -18,15 +18,14 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 def open_or_create(fs: FileSystem, *, init: bool) -> None:
     """Make sure that there is a repository that this coral can use; create one if there is none and `init` says so."""
     try:
-        content = fs.read("format", 4096)
+        check_format(fs)
     except (FileNotFoundError, NotADirectoryError):
         if not init:
             raise NotARepository(
                 f"no coral repository at {fs.root}. Pass init=True to create one there.", path=fs.root
             ) from None
         _create(fs)
-        content = fs.read("format", 4096)
-    _check(fs, content)
+        check_format(fs)
     missing = set(FOLDERS) - set(fs.list("")) - {f"refs/{name}" for name in fs.list("refs")}
     for folder in sorted(missing):  # empty folders get lost when a repository is copied by some tools
         with suppress(OSError):
@@ -56,7 +55,9 @@ def _create(fs: FileSystem) -> None:
         raise
 
 
-def _check(fs: FileSystem, content: bytes) -> None:
+def check_format(fs: FileSystem) -> None:
+    """Raise NewerFormat or CorruptObject where the repository is not of a format that this coral knows."""
+    content = fs.read("format", 4096)
     found = _json.loads(unseal(content, "format"), "format")
     version = found.get("format") if isinstance(found, dict) else None
     if type(version) is not int or version < 1:
