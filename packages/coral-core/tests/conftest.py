@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from coral import Repository
-from coral.store._format import open_or_create
 from coral._json import loads
 from coral.filesystem import FileSystem, LocalFileSystem
+from coral.store._format import open_or_create
 
 MAKING = frozenset({"create", "mkdir", "write", "link", "replace"})
 """The operations that take space, or that a read-only filesystem refuses."""

@@ -65,7 +65,7 @@ def test_sums_do_not_hold_on_to_the_graph_or_to_the_tensor():
 
 def test_many_small_values_are_summed_without_losing_digits():
     means = MeanMetrics()
-    value = torch.tensor(0.1, dtype=torch.bfloat16)
+    value = torch.tensor(0.1)
     for _ in range(2000):
         means.add({"loss": value})
     assert means.means()["loss"] == pytest.approx(value.double().item(), rel=1e-12)

@@ -136,6 +136,21 @@ def test_start_epoch_puts_random_numbers_back_only_once(make_run, repo):
     assert drawn[0][1] != drawn[1][1]
 
 
+def test_a_loop_that_does_not_ask_for_the_epoch_is_exact_too(make_run, repo):
+    first = make_run()
+    with CoralTrainer(first.model, repo, checkpoint_config=EVERY_EPOCH) as trainer:
+        first.attach(trainer)
+        first.train(trainer, 1)
+    expected = first.everything()
+    trainer.load_checkpoint()
+    assert first.everything() == expected
+    second = make_run(seed=99)
+    trainer = CoralTrainer(second.model, repo, checkpoint_config=EVERY_EPOCH, resume=True)
+    torch.rand(3)
+    second.attach(trainer)
+    assert second.everything() == expected
+
+
 def test_generators_of_the_user_and_stateful_things_go_on(make_run, repo):
     class Counter:
         def __init__(self):

@@ -47,6 +47,21 @@ def fold(data: Bytes) -> int:
     return zlib.crc32(data[whole:], crc) if whole < data.size else crc
 
 
+def folds(data: Bytes) -> list[int]:
+    """The folded sums of all blocks of some bytes, by all threads where there are many."""
+    starts = range(0, data.size, BLOCK)
+    share = -(-len(starts) // threads()) or 1
+
+    def some(first: int) -> list[int]:
+        return [fold(data[at : at + BLOCK]) for at in starts[first : first + share]]
+
+    others = [pool().submit(some, first) for first in range(share, len(starts), share)]
+    found = some(0)
+    for other in others:
+        found += other.result()
+    return found
+
+
 def sha256(data: Bytes | bytes) -> bytes:
     """The SHA-256 of some bytes: 32 bytes."""
     return hashlib.sha256(data).digest()
@@ -97,6 +112,7 @@ def pool() -> Threads:
     return _threads_of(os.getpid())
 
 
+@cache
 def threads() -> int:
     """How many threads work on blocks: one a core, 8 at most."""
     try:

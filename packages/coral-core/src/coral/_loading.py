@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import numpy as np
 
@@ -28,8 +29,7 @@ class StoredTensors(Mapping[str, WeightTensor]):
         self._commit = commit
         self._tree = {name: tree[name] for name in wanted}
         self._copies = Copies(store)
-        for name, entry in self._tree.items():
-            self._copies.get(entry.id, self._what(name))
+        self._stored = {name: self._copies.get(entry.id, self._what(name)) for name, entry in self._tree.items()}
 
     def entry(self, name: str) -> TensorEntry:
         """What is known of a tensor without reading it."""
@@ -54,7 +54,7 @@ class StoredTensors(Mapping[str, WeightTensor]):
     def _read(self, name: str, entry: TensorEntry) -> Array:
         problem: CorruptObject | None = None
         with storage_errors(f"reading {self._what(name)}"):
-            for stored in self._copies.all(entry.id):
+            for stored in chain([self._stored[name]], self._copies.all(entry.id)):
                 try:
                     return self._decode(stored, name, entry)
                 except (CorruptObject, EOFError) as error:  # another copy may be whole

@@ -56,7 +56,10 @@ class ReadFile(Protocol):
         ...
 
     def region(self, offset: int, size: int) -> Bytes | None:
-        """A private, copy-on-write view of a range, or None where such a view is out already or cannot be had."""
+        """A private, copy-on-write view of a range; None where one that overlaps was given before, or none can be had.
+
+        Once only: what was written into a view stays in the pages at its ends when it is dropped.
+        """
         ...
 
     def close(self) -> None:
@@ -295,8 +298,8 @@ class _LocalReadFile:
             raise
         self._path = path
         self._map: mmap.mmap | None = None
-        self._out: list[tuple[int, int]] = []  # the page ranges of views that are out, in order
-        self._lock = threading.RLock()  # a view may be collected, and dropped, while another is being made
+        self._given: list[tuple[int, int]] = []  # the ranges that views were given of, in order
+        self._lock = threading.Lock()
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
             self.close()
@@ -312,19 +315,19 @@ class _LocalReadFile:
             view, offset = view[got:], offset + got
 
     def region(self, offset: int, size: int) -> Bytes | None:
-        if offset % mmap.PAGESIZE or offset + size > self.size or not size:
+        end = offset + size
+        if end > self.size or not size:
             return None
-        end = -(-(offset + size) // mmap.PAGESIZE) * mmap.PAGESIZE
         with self._lock:
-            at = bisect.bisect_left(self._out, (offset, end))
-            if (at and self._out[at - 1][1] > offset) or (at < len(self._out) and self._out[at][0] < end):
-                return None  # one who writes into a view must not show in another
+            at = bisect.bisect_left(self._given, (offset, end))
+            if (at and self._given[at - 1][1] > offset) or (at < len(self._given) and self._given[at][0] < end):
+                return None
             if self._map is None:
                 self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
-            self._out.insert(at, (offset, end))
+            self._given.insert(at, (offset, end))
         view: Bytes = np.frombuffer(self._map, np.uint8, size, offset)
         # When the last tensor made from the view is gone its pages are let go, so that a streamed load stays small.
-        weakref.finalize(view, _drop, self._map, (offset, end), self._out, self._lock).atexit = False
+        weakref.finalize(view, _drop, self._map, offset, end).atexit = False
         return view
 
     def close(self) -> None:
@@ -336,13 +339,11 @@ class _LocalReadFile:
         self.close()
 
 
-def _drop(mapped: mmap.mmap, pages: tuple[int, int], out: list[tuple[int, int]], lock: threading.RLock) -> None:
-    """Forget what was written into a view; where that cannot be had, its range is never given out again."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        start, end = pages
-        mapped.madvise(mmap.MADV_DONTNEED, start, min(end, len(mapped)) - start)
-        with lock:
-            del out[bisect.bisect_left(out, pages)]
+def _drop(mapped: mmap.mmap, offset: int, end: int) -> None:
+    """Let the pages go that lie wholly in a range."""
+    start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if start < end and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 @cache

@@ -12,6 +12,7 @@ import pytest
 
 from coral import Repository
 from coral.errors import CommitPruned, CorruptObject, LimitExceeded, UnknownRef
+from coral.objects import encode_commit
 
 ONE = {"a": np.ones(3)}
 Weights = Callable[..., dict[str, np.ndarray]]
@@ -69,6 +70,19 @@ def test_log_goes_by_history_where_clocks_do_not(repo: Repository, monkeypatch: 
     monkeypatch.setattr(repo.store.fs, "now", lambda: float(next(times)))
     ids = [repo.commit({"a": np.full(2, n)}) for n in range(4)]
     assert [c.id for c in repo.log()] == ids[::-1]
+
+
+def test_log_of_a_commit_with_two_parents(repo: Repository) -> None:
+    """The newer of the two lines comes first, and what they share once."""
+    root = repo.commit(ONE, "root")
+    old = repo.commit(ONE, "old", branch="x")
+    new = repo.commit(ONE, "new")
+    for parents in ([old, new], [new, old]):
+        fields = {"parents": parents, "tree": repo.show().tree, "state": None, "message": "", "time": 4e9, "nbytes": 24}
+        payload = encode_commit(**fields, metadata={}, training={}, metrics={}, reasons=[])  # type: ignore[arg-type]
+        merge, _ = repo.store.write_pack(lambda writer, payload=payload: writer.add_object("commit", payload))  # type: ignore[misc]
+        assert [c.id for c in repo.log(merge)] == [merge, new, old, root]
+        assert repo.resolve(f"{merge}^") == parents[0]
 
 
 def test_a_short_log_does_not_read_on(repo: Repository, folder: Path, flip: Callable[..., None]) -> None:

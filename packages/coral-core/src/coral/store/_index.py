@@ -26,7 +26,7 @@ from coral.store._pack import Directory, read_directory
 _ROW = np.dtype([("key", "<u8"), ("rest", "V24"), ("pack", "<u4"), ("entry", "<u4")])
 _MAGIC = b"CORALIX\n"
 _HEAD = 24  # magic, version u32, packs u32, rows u64
-_UNCOVERED = 64
+_UNCOVERED = 32
 _LIMIT = 1 << 32
 
 
@@ -44,6 +44,7 @@ class _Segment:
     name: str
     packs: list[str]
     rows: NDArray[Any]
+    keys: NDArray[np.uint64]  # those of the rows, side by side, for the search
 
     @classmethod
     def decode(cls, name: str, data: bytes) -> _Segment:
@@ -57,7 +58,8 @@ class _Segment:
             raise CorruptObject(f"index/{name} is torn or was changed")
         text = data[_HEAD : _HEAD + packs * 32].hex()
         table = np.frombuffer(data, _ROW, rows, _HEAD + packs * 32)
-        return cls(name, [text[i : i + 64] for i in range(0, len(text), 64)], table)
+        names = [text[i : i + 64] for i in range(0, len(text), 64)]
+        return cls(name, names, table, np.ascontiguousarray(table["key"], np.uint64))
 
     @staticmethod
     def encode(packs: list[str], rows: NDArray[Any]) -> bytes:
@@ -68,11 +70,12 @@ class _Segment:
     def find(self, id: str) -> Iterator[Location]:
         raw = bytes.fromhex(id)
         key, rest = int.from_bytes(raw[:8], "big"), raw[8:]
-        for row in self.rows[self._from(key) :]:
-            if int(row["key"]) != key:
-                return
+        at = self._from(key)
+        while at < len(self.keys) and self.keys[at] == key:
+            row = self.rows[at]
             if bytes(row["rest"]) == rest and row["pack"] < len(self.packs):
                 yield Location(self.packs[row["pack"]], int(row["entry"]))
+            at += 1
 
     def with_prefix(self, prefix: str) -> Iterator[str]:
         low = int(prefix[:16].ljust(16, "0"), 16)
@@ -85,7 +88,7 @@ class _Segment:
                 yield id
 
     def _from(self, key: int) -> int:
-        return int(np.searchsorted(self.rows["key"], np.uint64(key)))
+        return int(self.keys.searchsorted(np.uint64(key)))
 
 
 def read_segment(fs: FileSystem, name: str) -> _Segment:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coral._digest import BLOCK, Bytes, blocks_in, fold, object_id, pool, sha256, tensor_id
+from coral._digest import BLOCK, Bytes, blocks_in, fold, folds, object_id, sha256, tensor_id
 from coral.errors import CorruptObject, NewerFormat, UnsafeInput
 from coral.filesystem import FileSystem, ReadFile, WriteFile
 from coral.weights import DTYPE_BY_CODE, DTYPES, MAX_BYTES, MAX_RANK, check_shape
@@ -50,6 +50,8 @@ _ENTRY = np.dtype(
 )
 UNSYNCED = 1
 """A flag: the pack was written without fsync, so that one who relies on it for good must sync it first."""
+MAPPED = 64 << 10
+"""Bytes from which mapping a tensor beats reading it."""
 _MAX_ENTRIES = 1 << 24
 _PAGE = 4096
 _ZEROS = bytes(_PAGE)
@@ -219,17 +221,16 @@ def read_object(file: ReadFile, entry: Entry) -> bytes:
 
 def read_tensor(file: ReadFile, entry: Entry, what: str) -> Bytes:
     """The raw bytes of a tensor: mapped where it is large, read where it is small, checked block by block."""
-    data = file.region(entry.offset, entry.size) if entry.size >= BLOCK else None
+    data = file.region(entry.offset, entry.size) if entry.size >= MAPPED else None
     if data is None:
         data = np.empty(entry.size, np.uint8)
         file.read_into(data, entry.offset)
-    blocks = [data[i : i + BLOCK] for i in range(0, data.size, BLOCK)]
-    found = pool().map(fold, blocks) if len(blocks) > 2 else map(fold, blocks)
-    for number, (got, want) in enumerate(zip(found, entry.sums.tolist(), strict=True)):
-        if got != want:
-            raise CorruptObject(
-                f"{what} is not what was stored: block {number} of tensor {entry.id[:12]} fails its check", tensor=what
-            )
+    found = folds(data)
+    if found != entry.sums.tolist():
+        wrong = [number for number, (a, b) in enumerate(zip(found, entry.sums, strict=True)) if a != b]
+        raise CorruptObject(
+            f"{what} is not what was stored: blocks {wrong[:5]} of tensor {entry.id[:12]} fail their check", tensor=what
+        )
     return data
 
 

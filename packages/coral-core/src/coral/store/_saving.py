@@ -16,12 +16,11 @@ import numpy as np
 
 from coral._digest import BLOCK, Bytes, fold, pool, sha256, tensor_id
 from coral.objects import TensorEntry
-from coral.store._pack import PackWriter
+from coral.store._pack import MAPPED, PackWriter
 from coral.store._store import Stored
 from coral.weights import WeightTensor
 
 _AHEAD = 32 << 20  # bytes that are being hashed while earlier ones are written
-_MAPPED = 64 << 10  # bytes from which mapping a block beats reading it
 _HEAD = 4096  # bytes compared first: what has changed mostly shows there
 _scratch = threading.local()
 
@@ -112,7 +111,7 @@ def _same(data: Bytes, at: int, copy: Stored) -> bool:
     """Whether a block's bytes, from `at` on, are those of the copy. Mapped block by block: little is resident."""
     offset = copy.entry.offset + at
     try:
-        other = copy.file.region(offset, data.size) if data.size >= _MAPPED else None
+        other = copy.file.region(offset, data.size) if data.size >= MAPPED else None
         if other is None:
             other = _scratch_buffer()[: data.size]
             copy.file.read_into(other, offset)
