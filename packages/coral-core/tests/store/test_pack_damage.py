@@ -90,9 +90,9 @@ def test_a_large_tensor_is_checked_block_by_block(
     flip(folder / path_of(found.name), found.entry(0).offset + at)
     file = fs.open(path_of(found.name))
     entry = directory_of(file, found.name).entry(0)
-    with pytest.raises(CorruptObject, match=f"block {at // BLOCK} of"):
+    with pytest.raises(CorruptObject, match=rf"block\D*\b{at // BLOCK}\b"):
         read_tensor(file, entry, "it")
-    with pytest.raises(CorruptObject, match=f"block {at // BLOCK} fails"):
+    with pytest.raises(CorruptObject, match=rf"block\D*\b{at // BLOCK}\b"):
         verify_tensor(file, entry)
 
 
