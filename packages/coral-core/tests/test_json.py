@@ -74,3 +74,10 @@ def test_bad_json_is_a_corrupt_object_that_names_its_source(data: bytes) -> None
 def test_what_is_read_is_bounded() -> None:
     with pytest.raises(CorruptObject, match="limit"):
         _json.loads(b" " * (_json.MAX_BYTES + 1), "test")
+
+
+@pytest.mark.parametrize("text", [b'{"a":"\\ud800"}', b'{"\\uDFFF":1}', b'["\\ud83d\\u0041"]'])
+def test_half_a_character_is_refused(text: bytes) -> None:
+    with pytest.raises(CorruptObject):
+        _json.loads(text, "it")
+    assert _json.loads(b'["\\ud83d\\ude00"]', "it") == ["\N{GRINNING FACE}"]

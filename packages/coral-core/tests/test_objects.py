@@ -243,7 +243,9 @@ def test_metrics_are_floats() -> None:
     assert found["b"] == 0.5
 
 
-@pytest.mark.parametrize("value", [None, "x", [1], object(), 1j, np.ones(2), 10**400], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize(
+    "value", [None, "x", "0.5", b"1", True, [1], object(), 1j, np.ones(2), 10**400], ids=lambda v: str(v)[:20]
+)
 def test_a_metric_that_is_no_number(value: object) -> None:
     with pytest.raises(UnsafeInput, match="'loss'"):
         clean_metrics({"loss": value})

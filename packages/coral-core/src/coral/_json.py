@@ -30,7 +30,10 @@ def loads(data: bytes, what: str) -> Any:
     if len(data) > MAX_BYTES:
         raise CorruptObject(f"{what}: {len(data)} bytes of JSON; {MAX_BYTES} is the limit")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+        if b"\\u" in data:  # only an escape can stand for half a character
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        return found
     except CorruptObject as error:
         raise CorruptObject(f"{what}: {error}") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors

@@ -245,7 +245,7 @@ class LocalFileSystem:
         return Origin(socket.gethostname(), _boot_id(), os.getpid())
 
     def alive(self, origin: Origin) -> bool:
-        if origin.boot != _boot_id():
+        if origin.boot != _boot_id() or origin.pid <= 0:  # 0 and below mean groups of processes
             return False
         try:
             os.kill(origin.pid, 0)

@@ -340,6 +340,8 @@ def clean_metrics(metrics: object) -> dict[str, float]:
     for name, value in clean_fields(metrics, "metrics").items():
         check_name(name, "metric name")
         try:
+            if isinstance(value, (str, bytes, bool)):
+                raise TypeError
             found[name] = float(value)
         except (TypeError, ValueError, OverflowError):
             raise UnsafeInput(f"metric {name!r} is not a number: {str(value)[:60]!r}") from None

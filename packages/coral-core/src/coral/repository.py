@@ -20,6 +20,7 @@ from coral.errors import (
     EmptyCommit,
     RefExists,
     UnknownRef,
+    UnsafeInput,
     UnsupportedValue,
     storage_errors,
 )
@@ -89,6 +90,8 @@ class Repository:
     def __init__(
         self, path: str | os.PathLike[str] | FileSystem, init: bool = False, *, durability: Durability = "full"
     ) -> None:
+        if "\0" in str(path):
+            raise UnsafeInput(f"a path cannot hold a NUL character: {str(path)!r}")
         fs = LocalFileSystem(path) if isinstance(path, (str, os.PathLike)) else path
         with storage_errors(f"opening the repository {fs.root}"):
             self._store = Store(fs, durability)

@@ -1,7 +1,8 @@
 """Nested training state as tagged JSON plus tensors, exact in type and bit, and without pickle.
 
 What an optimizer, a scheduler or a random generator calls its state is made of a few types. JSON has some of them; the
-others are objects of one key that starts with "$":
+others are objects of one key that starts with "$". An instance of a subclass (a namedtuple, an OrderedDict, an IntEnum)
+is kept as what it is an instance of.
 
     tuple         {"$tuple": [...]}          an int beyond 2^53      {"$int": hexadecimal}
     bytes         {"$bytes": base64}         nan, inf                {"$float": 16 hex digits}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coral import Repository, _json
-from coral.errors import CorruptObject, NewerFormat, NotARepository, StorageError
+from coral.errors import CorruptObject, NewerFormat, NotARepository, StorageError, UnsafeInput
 from coral.filesystem import FileSystem, LocalFileSystem
 from coral.store._files import seal
 
@@ -111,5 +111,5 @@ def test_a_filesystem_without_hard_links(
 
 
 def test_a_path_with_a_nul() -> None:
-    with pytest.raises(ValueError, match="null"):
+    with pytest.raises(UnsafeInput, match="NUL"):
         Repository("a\0b", init=True)

@@ -175,3 +175,29 @@ def test_reading_writes_nothing(recorded: Open, weights: Callable[..., dict[str,
         assert (found.load_state() is None, len(found.log()), found.fsck().ok) == (False, 1, True)
         assert (found.stats().commits, found.diff("HEAD").identical, found.branches().keys()) == (1, True, {"main"})
     assert not {kind for kind, _ in calls + more} & {"create", "mkdir", "link", "replace", "unlink", *SYNCS}
+
+
+def test_a_durable_commit_on_top_of_fast_ones_makes_them_durable_first(recorded: Open) -> None:
+    """It shares no tensor with them, and still its history must be readable after a loss of power."""
+    fast, _ = recorded("fast")
+    for n in range(3):
+        fast.commit({"a": np.full(3, n)})
+    packs = {f"packs/{name}" for name in fast.store.fs.list("packs")}
+    full, calls = recorded("full")
+    full.commit({"a": np.full(3, 9)})
+    kinds = syncs(calls)
+    assert packs <= {path for kind, path in kinds if kind == "fsync_file"}
+    assert ("fsync_dir", "refs/heads") in kinds  # the branch's own name was not durable either
+    calls.clear()
+    full.commit({"a": np.full(3, 10)})
+    assert len(syncs(calls)) == 4
+
+
+def test_a_batch_syncs_packs_before_what_names_them(recorded: Open) -> None:
+    repo, calls = recorded("batch")
+    repo.commit({"a": np.ones(3)}, state={"x": np.ones(2)})
+    repo.annotate("HEAD", state={"x": np.zeros(2)})
+    repo.sync()
+    folders = [path for kind, path in syncs(calls) if kind == "fsync_dir"]
+    assert folders[0] == "packs"
+    assert any(path.startswith("notes/") for path in folders)

@@ -87,6 +87,8 @@ def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
         _verify(store, reused, tensors)
         for attempt in range(_TRIES):
             why = "commit: " + draft.message.partition("\n")[0][:200]
+            if store.durable and tip and not tip.synced:
+                store.ensure_history_synced()
             try:
                 store.move_ref(folder, id, after=tip, why=why)
                 break

@@ -13,7 +13,7 @@ from coral.objects import Commit, Note, decode_commit
 from coral.store import _notes, _refs
 from coral.store._files import temporary
 from coral.store._index import Index
-from coral.store._pack import UNSYNCED, Directory, Entry, PackWriter, directory_of, path_of, read_object
+from coral.store._pack import UNSYNCED, Directory, Entry, PackWriter, directory_of, path_of, read_directory, read_object
 
 Durability = Literal["full", "batch", "fast"]
 """full: what is acknowledged survives a loss of power. batch: once it is synced, every 8 commits or when asked.
@@ -77,6 +77,13 @@ class Store:
         if unsynced:
             self.fs.fsync_dir("packs")
             self._synced |= unsynced
+
+    def ensure_history_synced(self) -> None:
+        """Sync every pack that was written without: a durable commit is about to follow on one that was not."""
+        for file in self.fs.list("packs"):
+            name = file.removesuffix(".pack")
+            with suppress(CorruptObject, FileNotFoundError):  # fsck's to name
+                self.ensure_synced([read_directory(self.fs, name)])
 
     def directory(self, pack: str, file: ReadFile) -> Directory:
         """The directory of an open pack, from memory where it was read before."""
@@ -153,7 +160,7 @@ class Store:
                     self.fs.fsync_file(path)
             folders = {folder for _, folder in unsynced}
             folders |= {folder.rpartition("/")[0] for folder in folders if folder.count("/") > 0}
-            for folder in sorted(folders):  # packs comes before refs/...
+            for folder in sorted(folders, key=lambda folder: (folder != "packs", folder)):
                 self.fs.fsync_dir(folder)
         except BaseException:
             self._unsynced = unsynced + self._unsynced
