@@ -192,7 +192,7 @@ def test_a_stored_tensor_is_read_once_and_only_when_asked_for() -> None:
         reads.append(1)
         return np.ones(3)
 
-    tensor = WeightTensor.stored("float64", (3,), "0" * 64, read)
+    tensor = WeightTensor.stored("float64", (3,), 24, "0" * 64, read)
     assert (tensor.shape, tensor.nbytes, tensor.id, reads) == ((3,), 24, "0" * 64, [])
     assert tensor.data is tensor.data
     assert reads == [1]

@@ -47,10 +47,10 @@ def fold(data: Bytes) -> int:
     return zlib.crc32(data[whole:], crc) if whole < data.size else crc
 
 
-def folds(data: Bytes) -> list[int]:
-    """The folded sums of all blocks of some bytes, by all threads where there are many."""
+def folds(data: Bytes, *, spread: bool = True) -> list[int]:
+    """The folded sums of all blocks of some bytes, spread over all threads where there are many."""
     starts = range(0, data.size, BLOCK)
-    share = -(-len(starts) // threads()) or 1
+    share = -(-len(starts) // (threads() if spread else 1)) or 1
 
     def some(first: int) -> list[int]:
         return [fold(data[at : at + BLOCK]) for at in starts[first : first + share]]

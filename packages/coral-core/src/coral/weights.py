@@ -28,36 +28,37 @@ class DType(NamedTuple):
     code: int
     carrier: str
     native: bool  # numpy has it; otherwise the carrier holds raw bits
+    itemsize: int  # bytes
 
-    @property
-    def itemsize(self) -> int:
-        return np.dtype(self.carrier).itemsize
+
+def _dtype(code: int, carrier: str, native: bool) -> DType:
+    return DType(code, carrier, native, np.dtype(carrier).itemsize)
 
 
 DTYPES = MappingProxyType(
     {
-        "float64": DType(1, "<f8", True),
-        "float32": DType(2, "<f4", True),
-        "float16": DType(3, "<f2", True),
-        "bfloat16": DType(4, "<u2", False),
-        "float8_e4m3fn": DType(5, "|u1", False),
-        "float8_e4m3fnuz": DType(6, "|u1", False),
-        "float8_e5m2": DType(7, "|u1", False),
-        "float8_e5m2fnuz": DType(8, "|u1", False),
-        "float8_e8m0fnu": DType(9, "|u1", False),
-        "float4_e2m1fn_x2": DType(10, "|u1", False),
-        "complex32": DType(16, "<u4", False),
-        "complex64": DType(17, "<c8", True),
-        "complex128": DType(18, "<c16", True),
-        "int8": DType(32, "|i1", True),
-        "int16": DType(33, "<i2", True),
-        "int32": DType(34, "<i4", True),
-        "int64": DType(35, "<i8", True),
-        "uint8": DType(36, "|u1", True),
-        "uint16": DType(37, "<u2", True),
-        "uint32": DType(38, "<u4", True),
-        "uint64": DType(39, "<u8", True),
-        "bool": DType(40, "|b1", True),
+        "float64": _dtype(1, "<f8", True),
+        "float32": _dtype(2, "<f4", True),
+        "float16": _dtype(3, "<f2", True),
+        "bfloat16": _dtype(4, "<u2", False),
+        "float8_e4m3fn": _dtype(5, "|u1", False),
+        "float8_e4m3fnuz": _dtype(6, "|u1", False),
+        "float8_e5m2": _dtype(7, "|u1", False),
+        "float8_e5m2fnuz": _dtype(8, "|u1", False),
+        "float8_e8m0fnu": _dtype(9, "|u1", False),
+        "float4_e2m1fn_x2": _dtype(10, "|u1", False),
+        "complex32": _dtype(16, "<u4", False),
+        "complex64": _dtype(17, "<c8", True),
+        "complex128": _dtype(18, "<c16", True),
+        "int8": _dtype(32, "|i1", True),
+        "int16": _dtype(33, "<i2", True),
+        "int32": _dtype(34, "<i4", True),
+        "int64": _dtype(35, "<i8", True),
+        "uint8": _dtype(36, "|u1", True),
+        "uint16": _dtype(37, "<u2", True),
+        "uint32": _dtype(38, "<u4", True),
+        "uint64": _dtype(39, "<u8", True),
+        "bool": _dtype(40, "|b1", True),
     }
 )
 """Every dtype coral stores, by the name PyTorch gives it. Codes are part of the format and never reused."""
@@ -134,11 +135,12 @@ class WeightTensor:
         self._read: Callable[[], Array] | None = None
 
     @classmethod
-    def stored(cls, dtype: str, shape: tuple[int, ...], id: str, read: Callable[[], Array]) -> WeightTensor:
-        """A tensor whose data `read` fetches when asked for."""
+    def stored(
+        cls, dtype: str, shape: tuple[int, ...], nbytes: int, id: str, read: Callable[[], Array]
+    ) -> WeightTensor:
+        """A tensor of a checked dtype, shape and size, whose data `read` fetches when asked for."""
         self = cls.__new__(cls)
-        self.dtype = dtype
-        self.shape, self.nbytes = check_shape(shape, dtype)
+        self.dtype, self.shape, self.nbytes = dtype, shape, nbytes
         self._data, self._id, self._read = None, id, read
         return self
 
@@ -159,8 +161,13 @@ class WeightTensor:
             self._id = tensor_id(self.dtype, self.shape, b"".join(parts))
         return self._id
 
+    @property
+    def contiguous(self) -> bool:
+        """Whether `bytes` gives a view rather than a copy."""
+        return self.data.flags.c_contiguous
+
     def bytes(self) -> Bytes:
-        """The bits as a flat uint8 array, little-endian and in C order; a view where the data allows."""
+        """The bits as a flat uint8 array, little-endian and in C order; a view where the data is contiguous."""
         return np.ascontiguousarray(self.data).reshape(-1).view(np.uint8)
 
     def __repr__(self) -> str:

@@ -155,7 +155,7 @@ def test_an_array_that_cannot_be_read_in_the_middle_of_a_commit(repo: Repository
     def read() -> Any:
         raise CorruptObject("gone")
 
-    broken = WeightTensor.stored("float64", (2,), "0" * 64, read)
+    broken = WeightTensor.stored("float64", (2,), 16, "0" * 64, read)
     refused(repo, CorruptObject, {"a": np.zeros(3), "b": broken, "c": np.zeros(3)}, state={"x": np.zeros(3)})
 
 

@@ -47,7 +47,7 @@ def write_pack() -> Callable[..., Directory]:
         fs: FileSystem, tensors: Iterable[Any] = (), objects: Iterable[tuple[str, bytes]] = (), *, flags: int = 0
     ) -> Directory:
         file = fs.create("tmp/pack")
-        writer = PackWriter(file, flags=flags)
+        writer = PackWriter(file, durable=not flags)
         for data in tensors:
             tensor = data if isinstance(data, WeightTensor) else WeightTensor(data)
             flat = tensor.bytes()

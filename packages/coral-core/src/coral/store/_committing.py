@@ -72,7 +72,7 @@ def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
             )
 
         def fill(writer: PackWriter) -> tuple[dict[str, Saved], str, str | None, str]:
-            saved = save_tensors(tensors, writer, parent, copies.known)
+            saved = save_tensors(tensors, writer, parent, copies.known if store.index.any() else None)
             tree = writer.add_object("tree", encode_tree(_part(saved, "weights/")))
             state = None
             if draft.state is not None:

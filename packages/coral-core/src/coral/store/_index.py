@@ -116,6 +116,10 @@ class Index:
             found += segment.find(id)
         return found
 
+    def any(self) -> bool:
+        """Whether any object is known of."""
+        return bool(self._by_id) or bool(self._segments)
+
     def with_prefix(self, prefix: str) -> set[str]:
         """The ids of all objects, of any kind, that start so."""
         self.refresh()

@@ -12,9 +12,11 @@ Integers are little-endian. The pack's name is the SHA-256 of its directory. doc
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,7 @@ MAPPED = 64 << 10
 """Bytes from which mapping a tensor beats reading it."""
 _MAX_ENTRIES = 1 << 24
 _PAGE = 4096
+_EARLY = 8 << 20  # bytes from which an early sync pays
 _ZEROS = bytes(_PAGE)
 _NO_BASE = bytes(32)
 
@@ -72,7 +75,7 @@ class Entry:
     size: int  # bytes as stored
     nbytes: int  # bytes as they were
     digests: bytes  # SHA-256 of each block of the raw bytes (tensors only)
-    sums: NDArray[np.uint32]  # folded sum of each block of the stored bytes
+    sums: list[int]  # folded sum of each block of the stored bytes
 
 
 class Directory:
@@ -104,66 +107,65 @@ class Directory:
         blocks.append(-(-size.astype(np.int64) // np.int64(block)))
         if any(float(b.sum(dtype=np.float64)) > len(data) for b in blocks):
             raise _corrupt(name, "its directory is malformed")
-        self._starts = [np.concatenate([[0], np.cumsum(b)]) for b in blocks]
-        at = _DIRECTORY.size + rows.nbytes
-        self._tables: list[NDArray[Any]] = []
-        for dtype, starts in zip(("<u8", "V32", "<u4"), self._starts, strict=True):
-            n = int(starts[-1])
-            if at + n * np.dtype(dtype).itemsize > len(data):
-                raise _corrupt(name, "its directory is malformed")
-            self._tables.append(np.frombuffer(data, dtype, n, at))
-            at += n * np.dtype(dtype).itemsize
+        self._starts = [[0, *np.cumsum(b).tolist()] for b in blocks]
+        tables, at = [], _DIRECTORY.size + rows.nbytes
+        for width, starts in zip((8, 32, 4), self._starts, strict=True):
+            tables.append(data[at : at + width * starts[-1]])
+            at += width * starts[-1]
         if at != len(data):
-            raise _corrupt(name, "its directory has trailing bytes")
-        self.ids = [bytes(i).hex() for i in rows["id"]]
+            raise _corrupt(name, "its directory has not the size that its entries need")
+        self._shapes: list[int] = np.frombuffer(tables[0], "<u8").tolist()
+        self._digests = tables[1]
+        self._sums: list[int] = np.frombuffer(tables[2], "<u4").tolist()
+        ids = np.ascontiguousarray(rows["id"]).tobytes().hex()
+        self.ids = [ids[i : i + 64] for i in range(0, len(ids), 64)]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def kind(self, number: int) -> str:
         """The kind of the entry of a number: tensor, tree, state or commit."""
-        return KIND_BY_CODE[int(self.rows["kind"][number])]
+        return KIND_BY_CODE[self._rows[number][2]]
+
+    @cached_property
+    def _rows(self) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self.rows.tolist()  # reading a field of one numpy row costs more than all of this
+        return rows
 
     def entry(self, number: int) -> Entry:
         """The entry of a number."""
-        row = self.rows[number]
-        shapes, digests, sums = (
-            table[int(starts[number]) : int(starts[number + 1])]
-            for table, starts in zip(self._tables, self._starts, strict=True)
+        _, base, kind_code, codec, dtype_code, _, _, offset, size, nbytes = self._rows[number]
+        (shape_from, shape_to), (digest_from, digest_to), (sum_from, sum_to) = (
+            (starts[number], starts[number + 1]) for starts in self._starts
         )
-        kind = self.kind(number)
-        dtype = DTYPE_BY_CODE.get(int(row["dtype"])) if kind == "tensor" else None
-        if kind == "tensor" and dtype is None:
-            raise NewerFormat(f"pack {self.name[:12]}: dtype code {int(row['dtype'])} is not known; upgrade coral-core")
-        base = bytes(row["base"])
-        shape = [int(size) for size in shapes]
-        if dtype is not None:
+        kind, shape = KIND_BY_CODE[kind_code], self._shapes[shape_from:shape_to]
+        dtype = DTYPE_BY_CODE.get(dtype_code) if kind == "tensor" else None
+        if kind == "tensor":
+            if dtype is None:
+                raise NewerFormat(f"pack {self.name[:12]}: dtype code {dtype_code} is not known; upgrade coral-core")
             try:
-                fits = check_shape(shape, dtype)[1] == int(row["nbytes"])
+                fits = check_shape(shape, dtype)[1] == nbytes
             except UnsafeInput:
                 fits = False
             if not fits:
                 raise _corrupt(self.name, f"tensor {self.ids[number][:12]} has not the bytes of its dtype and shape")
-        entry = Entry(
+        if codec != RAW:
+            raise NewerFormat(f"pack {self.name[:12]}: codec {codec} is not known to this coral; upgrade coral-core")
+        if size != nbytes:
+            raise _corrupt(self.name, f"{kind} {self.ids[number][:12]} has {size} bytes, not {nbytes}")
+        return Entry(
             id=self.ids[number],
             kind=kind,
-            codec=int(row["codec"]),
+            codec=codec,
             base=None if base == _NO_BASE else base.hex(),
             dtype=dtype,
             shape=tuple(shape),
-            offset=int(row["offset"]),
-            size=int(row["size"]),
-            nbytes=int(row["nbytes"]),
-            digests=digests.tobytes(),
-            sums=sums,
+            offset=offset,
+            size=size,
+            nbytes=nbytes,
+            digests=self._digests[32 * digest_from : 32 * digest_to],
+            sums=self._sums[sum_from:sum_to],
         )
-        if entry.codec != RAW:
-            raise NewerFormat(
-                f"pack {self.name[:12]}: codec {entry.codec} is not known to this coral; upgrade coral-core"
-            )
-        if entry.size != entry.nbytes:
-            raise _corrupt(self.name, f"{kind} {entry.id[:12]} has {entry.size} bytes, not {entry.nbytes}")
-        return entry
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in the pack's order."""
@@ -219,14 +221,17 @@ def read_object(file: ReadFile, entry: Entry) -> bytes:
     return payload
 
 
-def read_tensor(file: ReadFile, entry: Entry, what: str) -> Bytes:
-    """The raw bytes of a tensor: mapped where it is large, read where it is small, checked block by block."""
+def read_tensor(file: ReadFile, entry: Entry, what: str, *, alone: bool = True) -> Bytes:
+    """The raw bytes of a tensor: mapped where it is large, read where it is small, checked block by block.
+
+    All threads check a large one, unless others are being read at the same time.
+    """
     data = file.region(entry.offset, entry.size) if entry.size >= MAPPED else None
     if data is None:
         data = np.empty(entry.size, np.uint8)
         file.read_into(data, entry.offset)
-    found = folds(data)
-    if found != entry.sums.tolist():
+    found = folds(data, spread=alone)
+    if found != entry.sums:
         wrong = [number for number, (a, b) in enumerate(zip(found, entry.sums, strict=True)) if a != b]
         raise CorruptObject(
             f"{what} is not what was stored: blocks {wrong[:5]} of tensor {entry.id[:12]} fail their check", tensor=what
@@ -241,7 +246,7 @@ def verify_tensor(file: ReadFile, entry: Entry) -> None:
     for number in range(blocks_in(entry.size)):
         block = buffer[: min(BLOCK, entry.size - number * BLOCK)]
         file.read_into(block, entry.offset + number * BLOCK)
-        if fold(block) != int(entry.sums[number]):
+        if fold(block) != entry.sums[number]:
             raise CorruptObject(f"tensor {entry.id[:12]}: block {number} fails its check")
         digests.append(sha256(block))
     joined = b"".join(digests)
@@ -252,9 +257,11 @@ def verify_tensor(file: ReadFile, entry: Entry) -> None:
 class PackWriter:
     """Writes a pack front to back into an open file; `finish` returns its name."""
 
-    def __init__(self, file: WriteFile, *, flags: int = 0) -> None:
+    def __init__(self, file: WriteFile, *, durable: bool = True) -> None:
         self._file = file
-        self._flags = flags
+        self._flags = 0 if durable else UNSYNCED
+        self._sync_early = durable
+        self._syncing: _Background | None = None
         self._at = 0
         self._rows: list[tuple[Any, ...]] = []
         self._shapes: list[int] = []
@@ -277,10 +284,20 @@ class PackWriter:
         self, id: str, dtype: str, shape: Sequence[int], data: Bytes, digests: bytes, sums: Sequence[int]
     ) -> None:
         """Append a whole tensor, whose id and sums the caller has computed."""
+        self.enter_tensor(id, dtype, shape, self.place(data), data.size, digests, sums)
+
+    def place(self, data: Bytes) -> int:
+        """Append a whole tensor's bytes, aligned; returns their offset, for `enter_tensor`."""
         pad = self._pad(_PAGE if data.size >= BLOCK else 64)
         offset = self._at + len(pad)
         self._write(pad, data)
-        self._row(id, "tensor", DTYPES[dtype].code, len(shape), offset, data.size)
+        return offset
+
+    def enter_tensor(
+        self, id: str, dtype: str, shape: Sequence[int], offset: int, nbytes: int, digests: bytes, sums: Sequence[int]
+    ) -> None:
+        """Enter a tensor that was placed at `offset` into the directory."""
+        self._row(id, "tensor", DTYPES[dtype].code, len(shape), offset, nbytes)
         self._shapes += shape
         self._digests.append(digests)
         self._sums += sums
@@ -300,8 +317,13 @@ class PackWriter:
         self._written.add(id)
         self._rows.append((bytes.fromhex(id), _NO_BASE, KINDS[kind], RAW, dtype, rank, 0, offset, size, size))
 
+    def begin_sync(self) -> None:
+        """Have what is written so far synced in the background, if it is much; `finish` waits for that."""
+        if self._sync_early and self._at >= _EARLY and self._syncing is None:
+            self._syncing = _Background(self._file.fsync)
+
     def finish(self) -> Directory:
-        """Append directory and trailer; returns the directory, whose name is the pack's."""
+        """Append directory and trailer; returns the directory, whose name is the pack's. The caller syncs."""
         rows = np.array(self._rows, _ENTRY)
         directory = b"".join(
             [
@@ -317,7 +339,38 @@ class PackWriter:
         end = self._at
         trailer = _TRAILER.pack(b"CORALTR\n", end, len(directory), digest, 0, 0)[:-4]
         self._write(directory, trailer, struct.pack("<I", zlib.crc32(trailer)))
+        if self._syncing is not None:
+            self._syncing.result()
         return Directory(digest.hex(), directory, end)
+
+    def abandon(self) -> None:
+        """Wait for a sync in the background, whatever becomes of it: the file is not to be closed before."""
+        if self._syncing is not None:
+            self._syncing.join()
+
+
+class _Background:
+    """A call in a thread of its own."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="coral-sync", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            self._error = error
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def result(self) -> None:
+        self.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _corrupt(name: str, why: str) -> CorruptObject:

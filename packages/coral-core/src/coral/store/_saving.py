@@ -1,15 +1,15 @@
-"""Saving tensors whole: only those that the store lacks, hashed by all cores while earlier ones are written.
+"""Saving tensors whole: only those that the store lacks, and hashed while the disk takes them in.
 
-A tensor that the parent commit has under the same name is compared with it block by block. Equal blocks take over the
-parent's sums, so only what changed is hashed, and a tensor without a change is not stored again.
+1. what the parent commit has under the same name is compared, block by block: a tensor without a change is reused
+2. what has changed is written at once, before it is hashed; its sync begins in the background
+3. what is new to the branch is hashed first: it may lie in the store under another name, and is written if not
+4. what was written is hashed, on all cores; blocks equal to the parent's take over its sums
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,12 @@ from coral.store._pack import MAPPED, PackWriter
 from coral.store._store import Stored
 from coral.weights import WeightTensor
 
-_AHEAD = 32 << 20  # bytes that are being hashed while earlier ones are written
+_JOB = 4 * BLOCK  # bytes that one thread works on at a time
 _HEAD = 4096  # bytes compared first: what has changed mostly shows there
 _scratch = threading.local()
 
-BlockSums = tuple[bytes, int, bool]
-"""SHA-256, folded sum, and whether the block is the same as in the copy it was compared with."""
+Unit = tuple[str, int, int]
+"""A run of blocks of a tensor: its name, the first byte, the one after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,76 +35,128 @@ class Saved:
     entry: TensorEntry
     digests: bytes
     sums: Sequence[int]
-    reused: Stored | None  # the copy that stands for it, if it was not written
+    reused: Stored | None = None  # the copy that stands for it, if it was not written
 
     def write(self, writer: PackWriter, data: Bytes) -> None:
         """Append the tensor to a pack, unless it is in it."""
-        if self.entry.id not in writer:
-            writer.add_tensor(self.entry.id, self.entry.dtype, self.entry.shape, data, self.digests, self.sums)
+        entry = self.entry
+        if entry.id not in writer:
+            writer.add_tensor(entry.id, entry.dtype, entry.shape, data, self.digests, self.sums)
 
 
 def save_tensors(
     tensors: Mapping[str, WeightTensor],
     writer: PackWriter,
     earlier: Mapping[str, Stored],
-    find: Callable[[str], Stored | None],
+    find: Callable[[str], Stored | None] | None,
 ) -> dict[str, Saved]:
-    """Write those `tensors` that are neither equal to their `earlier` copy nor to one that `find` finds by its id."""
-    saved: dict[str, Saved] = {}
-    for name, tensor, data, blocks in _hashed(tensors, earlier):
-        digests, sums, same = zip(*blocks, strict=True) if blocks else ((), (), ())
-        joined = b"".join(digests)
-        reused = earlier.get(name)
-        if reused is None or not all(same):
-            id = tensor_id(tensor.dtype, tensor.shape, joined)
-            reused = None if id in writer else find(id)
-            if reused is not None and not _equal(data, reused):  # a damaged copy is not built upon
-                reused = None
+    """Write those `tensors` that are neither equal to their `earlier` copy nor to one that `find` finds by its id.
+
+    Without `find` there is nothing in the store that they could be equal to.
+    """
+    same = _compare({name: tensor for name, tensor in tensors.items() if name in earlier}, earlier)
+    unknown = [name for name in tensors if name not in earlier and find]
+    changed = [name for name in tensors if name not in unknown and not (name in earlier and all(same[name]))]
+    placed: dict[int, int] = {}  # tensor (tied ones are one) -> offset
+    for name in changed:
+        tensor = tensors[name]
+        if id(tensor) not in placed:
+            placed[id(tensor)] = writer.place(tensor.bytes())
+    saved = {name: _known(stored) for name, stored in earlier.items() if name in same and all(same[name])}
+    for name, done in _hash(tensors, unknown, {}, {}):
+        copy = find(done.entry.id) if find and done.entry.id not in writer else None
+        if copy is not None and _equal(tensors[name].bytes(), copy):  # a damaged copy is not built upon
+            saved[name] = Saved(done.entry, done.digests, done.sums, copy)
         else:
-            id = reused.entry.id
-        saved[name] = Saved(TensorEntry(tensor.dtype, tensor.shape, tensor.nbytes, id), joined, sums, reused)
-        if reused is None:
-            saved[name].write(writer, data)
-    return saved
+            saved[name] = done
+            done.write(writer, tensors[name].bytes())
+    writer.begin_sync()
+    for name, done in _hash(tensors, changed, same, earlier):
+        saved[name], entry = done, done.entry
+        if entry.id not in writer:
+            offset = placed[id(tensors[name])]
+            writer.enter_tensor(entry.id, entry.dtype, entry.shape, offset, entry.nbytes, done.digests, done.sums)
+    return {name: saved[name] for name in tensors}
 
 
-def _hashed(
-    tensors: Mapping[str, WeightTensor], earlier: Mapping[str, Stored]
-) -> Iterator[tuple[str, WeightTensor, Bytes, list[BlockSums]]]:
-    """Each tensor with its bytes and sums, in order, while the threads are some tensors ahead."""
-    ahead: deque[tuple[str, WeightTensor, Bytes, list[Future[BlockSums]]]] = deque()
-    todo = iter(tensors.items())
-    threads, nbytes = pool(), 0
-    more = True
-    while ahead or more:
-        while more and (not ahead or nbytes - ahead[0][2].size < _AHEAD):
-            name, tensor = next(todo, (None, None))
-            if name is None or tensor is None:
-                more = False
-                break
-            data, copy = tensor.bytes(), earlier.get(name)
-            ahead.append((name, tensor, data, [threads.submit(_sums, part) for part in _parts(data, copy)]))
-            nbytes += data.size
-        if ahead:
-            name, tensor, data, futures = ahead.popleft()
-            nbytes -= data.size
-            yield name, tensor, data, [future.result() for future in futures]
+def _known(stored: Stored) -> Saved:
+    entry = stored.entry
+    assert entry.dtype is not None
+    tree_entry = TensorEntry(entry.dtype, entry.shape, entry.nbytes, entry.id)
+    return Saved(tree_entry, entry.digests, entry.sums, stored)
 
 
-Part = tuple[Bytes, int, Stored | None]
+def _jobs(tensors: Iterable[tuple[str, WeightTensor]]) -> Iterator[list[Unit]]:
+    """The blocks of tensors in jobs of about one size; a tensor that has to be copied to be read is not split."""
+    job: list[Unit] = []
+    size = 0
+    for name, tensor in tensors:
+        step = _JOB if tensor.contiguous else max(tensor.nbytes, 1)
+        for start in range(0, tensor.nbytes, step):
+            end = min(start + step, tensor.nbytes)
+            job.append((name, start, end))
+            size += end - start
+            if size >= _JOB:
+                yield job
+                job, size = [], 0
+    if job:
+        yield job
 
 
-def _parts(data: Bytes, copy: Stored | None) -> Iterator[Part]:
-    return ((data[at : at + BLOCK], at, copy) for at in range(0, data.size, BLOCK))
+def _compare(tensors: Mapping[str, WeightTensor], earlier: Mapping[str, Stored]) -> dict[str, list[bool]]:
+    """For each tensor, which of its blocks are those of its earlier copy."""
+
+    def work(job: list[Unit]) -> list[tuple[str, list[bool]]]:
+        found = []
+        for name, start, end in job:
+            data = tensors[name].bytes()
+            blocks = (_same(data[at : min(at + BLOCK, end)], at, earlier[name]) for at in range(start, end, BLOCK))
+            found.append((name, list(blocks)))
+        return found
+
+    same: dict[str, list[bool]] = {name: [] for name in tensors}
+    for found in pool().map(work, _jobs(tensors.items())):
+        for name, blocks in found:
+            same[name] += blocks
+    return same
 
 
-def _sums(part: Part) -> BlockSums:
-    """The sums of one block: those of the copy where it is the same, else computed."""
-    data, at, copy = part
-    if copy is not None and _same(data, at, copy):
-        entry, number = copy.entry, at // BLOCK
-        return entry.digests[32 * number : 32 * number + 32], int(entry.sums[number]), True
-    return sha256(data), fold(data), False
+def _hash(
+    tensors: Mapping[str, WeightTensor],
+    names: Sequence[str],
+    same: Mapping[str, list[bool]],
+    earlier: Mapping[str, Stored],
+) -> Iterator[tuple[str, Saved]]:
+    """Each of the named tensors with its id and sums; blocks that are the `same` as earlier are not read again."""
+
+    def work(job: list[Unit]) -> list[tuple[str, list[bytes], list[int]]]:
+        found = []
+        for name, start, end in job:
+            data = tensors[name].bytes()
+            digests, sums = [], []
+            for at in range(start, end, BLOCK):
+                number = at // BLOCK
+                if name in same and same[name][number]:
+                    entry = earlier[name].entry
+                    digests.append(entry.digests[32 * number : 32 * number + 32])
+                    sums.append(entry.sums[number])
+                else:
+                    block = data[at : min(at + BLOCK, end)]
+                    digests.append(sha256(block))
+                    sums.append(fold(block))
+            found.append((name, digests, sums))
+        return found
+
+    digests: dict[str, list[bytes]] = {name: [] for name in names}
+    sums: dict[str, list[int]] = {name: [] for name in names}
+    for found in pool().map(work, _jobs((name, tensors[name]) for name in names)):
+        for name, some_digests, some_sums in found:
+            digests[name] += some_digests
+            sums[name] += some_sums
+    for name in names:
+        tensor, joined = tensors[name], b"".join(digests[name])
+        entry = TensorEntry(tensor.dtype, tensor.shape, tensor.nbytes, tensor_id(tensor.dtype, tensor.shape, joined))
+        yield name, Saved(entry, joined, sums[name])
 
 
 def _same(data: Bytes, at: int, copy: Stored) -> bool:

@@ -56,9 +56,13 @@ class Store:
     def write_pack(self, fill: Callable[[PackWriter], _T]) -> tuple[_T, Directory]:
         """Write one pack with what `fill` puts into it, and put it into place; returns what `fill` returned."""
         with temporary(self.fs) as (path, file):
-            writer = PackWriter(file, flags=0 if self.durable else UNSYNCED)
-            result = fill(writer)
-            directory = writer.finish()
+            writer = PackWriter(file, durable=self.durable)
+            try:
+                result = fill(writer)
+                directory = writer.finish()
+            except BaseException:
+                writer.abandon()
+                raise
             if self.durable:
                 file.fsync()
             file.close()
