@@ -78,6 +78,7 @@ def test_another_shape_or_dtype_gets_another_buffer():
 def test_two_tensors_of_one_path_do_not_share_a_buffer():
     buffers = TensorBuffers()
     one, other = buffers.copy("a.b", torch.zeros(2)), buffers.copy("a.b", torch.ones(2))
+    buffers.finish()
     assert (one.data.tolist(), other.data.tolist()) == ([0, 0], [1, 1])
 
 

@@ -29,7 +29,7 @@ LOCKED = {
     "coral.training": [
         "DEFAULT_CONFIG", "Action", "Annotate", "Buffers", "CheckpointConfig", "CheckpointManager", "CheckpointPolicy",
         "EpochEnd", "Evaluated", "Event", "Interrupted", "Kept", "PolicyState", "Prune", "Save", "SaveFailed", "Saved",
-        "Snapshot", "StateSource", "StepEnd", "Stop", "TrainBegin", "TrainEnd", "TrainingState",
+        "Snapshot", "StateSource", "StepEnd", "Stop", "TrainBegin", "TrainEnd", "TrainingState", "copy_all",
     ],
     "coral.weights": ["DTYPES", "Array", "DType", "WeightTensor", "check_name", "check_shape"],
 }  # fmt: skip

@@ -38,8 +38,8 @@ class Counter:
 
     def capture(self, *, copy: bool = True) -> Snapshot:
         self.captures += 1
-        flat = self.weight.view(np.uint8)
-        data = self.buffers.copy("w", flat).view(np.float32) if copy else self.weight
+        flat = {"w": self.weight.view(np.uint8)}
+        data = self.buffers.copy_all(flat)["w"].view(np.float32) if copy else self.weight
         return Snapshot({"w": WeightTensor(data)}, dict(self.state), metadata={"by": "counter"})
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -277,9 +277,13 @@ def test_a_save_that_fails_is_raised_by_name_once_and_the_run_goes_on(repo, sour
         train(manager, source, 0, 3)
         manager.wait()
         Failing(repo, monkeypatch, 1)
-        with pytest.raises(SaveFailedError, match="step 4.*no space left") as raised:
+
+        def go_on():
             train(manager, source, 3, 4)
             manager.wait()
+
+        with pytest.raises(SaveFailedError, match=r"step 4.*no space left") as raised:
+            go_on()
         assert isinstance(raised.value.__cause__, DiskFull)
         assert raised.value.step == 4
         assert steps(repo, pruned=False) == [2]  # a failed save prunes nothing
@@ -289,12 +293,14 @@ def test_a_save_that_fails_is_raised_by_name_once_and_the_run_goes_on(repo, sour
 
 def test_an_exception_in_the_loop_saves_and_is_raised_unchanged(repo, source):
     error = RuntimeError("the loop's own")
-    with (
-        pytest.raises(RuntimeError) as raised,
-        CheckpointManager(repo, config(save_every_n_steps=100), source) as manager,
-    ):
-        train(manager, source, 0, 3)
-        raise error
+
+    def run():
+        with CheckpointManager(repo, config(save_every_n_steps=100), source) as manager:
+            train(manager, source, 0, 3)
+            raise error
+
+    with pytest.raises(RuntimeError) as raised:
+        run()
     assert raised.value is error
     assert repo.show().step == 3
     assert repo.show().reasons == ("exception",)
@@ -303,12 +309,14 @@ def test_an_exception_in_the_loop_saves_and_is_raised_unchanged(repo, source):
 def test_a_save_that_fails_while_an_exception_passes_does_not_take_its_place(repo, source, monkeypatch, caplog):
     Failing(repo, monkeypatch, 99)
     error = RuntimeError("the loop's own")
-    with (
-        pytest.raises(RuntimeError) as raised,
-        CheckpointManager(repo, config(save_every_n_steps=100), source) as manager,
-    ):
-        train(manager, source, 0, 3)
-        raise error
+
+    def run():
+        with CheckpointManager(repo, config(save_every_n_steps=100), source) as manager:
+            train(manager, source, 0, 3)
+            raise error
+
+    with pytest.raises(RuntimeError) as raised:
+        run()
     assert raised.value is error
     assert "no space left" in caplog.text
 

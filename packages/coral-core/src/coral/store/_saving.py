@@ -2,13 +2,14 @@
 
 1. what the parent commit has under the same name is compared, block by block: a tensor without a change is reused
 2. what has changed is written at once, before it is hashed; its sync begins in the background
-3. what is new to the branch is hashed first: it may lie in the store under another name, and is written if not
+3. what is new to the branch, or looks like another one, is hashed first: the store may have it under another name
 4. what was written is hashed, on all cores; blocks equal to the parent's take over its sums
 """
 
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,15 +56,13 @@ def save_tensors(
     Without `find` there is nothing in the store that they could be equal to.
     """
     same = _compare({name: tensor for name, tensor in tensors.items() if name in earlier}, earlier)
-    unknown = [name for name in tensors if name not in earlier and find]
-    changed = [name for name in tensors if name not in unknown and not (name in earlier and all(same[name]))]
-    placed: dict[int, int] = {}  # tensor (tied ones are one) -> offset
-    for name in changed:
-        tensor = tensors[name]
-        if id(tensor) not in placed:
-            placed[id(tensor)] = writer.place(tensor.bytes())
+    other = {name: tensor for name, tensor in tensors.items() if not (name in same and all(same[name]))}
+    alike = _alike(other)
+    unknown = [name for name in other if name in alike or (name not in earlier and find)]
+    changed = [name for name in other if name not in set(unknown)]
+    placed = {name: writer.place(tensors[name].bytes()) for name in changed}
     saved = {name: _known(stored) for name, stored in earlier.items() if name in same and all(same[name])}
-    for name, done in _hash(tensors, unknown, {}, {}):
+    for name, done in _hash(tensors, unknown, same, earlier):
         copy = find(done.entry.id) if find and done.entry.id not in writer else None
         if copy is not None and _equal(tensors[name].bytes(), copy):  # a damaged copy is not built upon
             saved[name] = Saved(done.entry, done.digests, done.sums, copy)
@@ -74,8 +73,7 @@ def save_tensors(
     for name, done in _hash(tensors, changed, same, earlier):
         saved[name], entry = done, done.entry
         if entry.id not in writer:
-            offset = placed[id(tensors[name])]
-            writer.enter_tensor(entry.id, entry.dtype, entry.shape, offset, entry.nbytes, done.digests, done.sums)
+            writer.enter_tensor(entry.id, entry.dtype, entry.shape, placed[name], entry.nbytes, done.digests, done.sums)
     return {name: saved[name] for name in tensors}
 
 
@@ -84,6 +82,15 @@ def _known(stored: Stored) -> Saved:
     assert entry.dtype is not None
     tree_entry = TensorEntry(entry.dtype, entry.shape, entry.nbytes, entry.id)
     return Saved(tree_entry, entry.digests, entry.sums, stored)
+
+
+def _alike(tensors: Mapping[str, WeightTensor]) -> set[str]:
+    """Names of tensors that may be equal to another of these: tied ones, or zeros. They are hashed before writing."""
+    groups: dict[tuple[str, tuple[int, ...], int], list[str]] = {}
+    for name, tensor in tensors.items():
+        head = zlib.crc32(tensor.bytes()[:_HEAD]) if tensor.contiguous else 0
+        groups.setdefault((tensor.dtype, tensor.shape, head), []).append(name)
+    return {name for names in groups.values() if len(names) > 1 for name in names}
 
 
 def _jobs(tensors: Iterable[tuple[str, WeightTensor]]) -> Iterator[list[Unit]]:

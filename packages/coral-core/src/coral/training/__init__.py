@@ -21,7 +21,7 @@ from coral.training._manager import CheckpointManager
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import Kept, PolicyState
 from coral.training._record import TrainingState
-from coral.training._source import Buffers, Snapshot, StateSource
+from coral.training._source import Buffers, Snapshot, StateSource, copy_all
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -48,4 +48,5 @@ __all__ = [
     "TrainBegin",
     "TrainEnd",
     "TrainingState",
+    "copy_all",
 ]

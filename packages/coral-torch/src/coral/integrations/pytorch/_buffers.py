@@ -6,12 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from coral import WeightTensor
 from coral.integrations.pytorch._tensors import BITS, array, carried, check, detached
+from coral.training import copy_all
 
 __all__ = ["TensorBuffers"]
+
+
+Flat = NDArray[np.uint8]
 
 
 class _Slot(NamedTuple):
@@ -21,13 +26,15 @@ class _Slot(NamedTuple):
     on_cpu: bool
     tensor: Tensor
     array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+    flat: Flat
 
 
 class TensorBuffers:
     """A buffer for each path: the second copy of a tensor goes where the first one went.
 
     The caller sees to it that the first one is no longer needed by then. Fresh memory would cost more than the copy:
-    the system hands it out page by page, each zeroed first. torch's own copy uses several threads for a large tensor.
+    the system hands it out page by page, each zeroed first. What lies in CPU memory is copied by `finish`, shared out
+    over all threads once, rather than tensor by tensor.
 
         buffers = TensorBuffers()
         buffers.begin()
@@ -39,14 +46,16 @@ class TensorBuffers:
         self._slots: dict[str, _Slot] = {}
         self._used: set[str] = set()
         self._devices: set[torch.device] = set()
+        self._todo: list[tuple[Flat, Flat]] = []
 
     def begin(self) -> None:
         """Begin a new set of copies: what the last one left, even if it was not finished, may be written over."""
         self._used.clear()
         self._devices.clear()
+        self._todo.clear()
 
     def copy(self, path: str, tensor: Tensor) -> WeightTensor:
-        """A copy of the tensor in CPU memory; from a GPU it is complete only after `finish`."""
+        """A copy of the tensor in CPU memory, complete only after `finish`: the tensor must not change until then."""
         name = check(tensor, path)
         while path in self._used:  # {"a.b": ...} beside {"a": {"b": ...}}
             path += "'"
@@ -54,7 +63,9 @@ class TensorBuffers:
         if slot is None or slot.dtype is not tensor.dtype or slot.shape != tensor.shape or slot.device != tensor.device:
             slot = self._slots[path] = _new_slot(tensor, name)
         source = carried(detached(tensor))
-        if slot.on_cpu:
+        if slot.on_cpu and source.is_contiguous() and not (source.is_conj() or source.is_neg()):
+            self._todo.append((slot.flat, source.reshape(-1).view(torch.uint8).numpy()))
+        elif slot.on_cpu:
             slot.tensor.copy_(source)
         else:
             slot.tensor.copy_(source, non_blocking=slot.tensor.is_pinned())
@@ -64,7 +75,9 @@ class TensorBuffers:
         return WeightTensor(slot.array, dtype=name)
 
     def finish(self) -> None:
-        """Wait for the devices, once, and let go of the buffers that no `copy` has used since `begin`."""
+        """Complete the copies, and let go of the buffers that no `copy` has used since `begin`."""
+        copy_all(self._todo)
+        self._todo.clear()
         for device in self._devices:
             torch.accelerator.synchronize(device)
         if len(self._used) < len(self._slots):
@@ -76,4 +89,7 @@ def _new_slot(tensor: Tensor, name: str) -> _Slot:
     dtype = BITS.get(tensor.dtype, tensor.dtype)
     device = tensor.device
     memory = torch.empty(tensor.shape, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
-    return _Slot(tensor.dtype, tensor.shape, device, device.type == "cpu", memory, array(memory, name))
+    held = array(memory, name)
+    return _Slot(
+        tensor.dtype, tensor.shape, device, device.type == "cpu", memory, held, held.reshape(-1).view(np.uint8)
+    )
