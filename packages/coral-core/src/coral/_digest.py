@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -47,18 +48,33 @@ def fold(data: Bytes) -> int:
     return zlib.crc32(data[whole:], crc) if whole < data.size else crc
 
 
-def folds(data: Bytes, *, spread: bool = True) -> list[int]:
-    """The folded sums of all blocks of some bytes, spread over all threads where there are many."""
-    starts = range(0, data.size, BLOCK)
-    share = -(-len(starts) // (threads() if spread else 1)) or 1
+def folds(arrays: Sequence[Bytes]) -> list[list[int]]:
+    """The folded sums of the blocks of each array, shared out over all threads."""
+    blocks = [array[at : at + BLOCK] for array in arrays for at in range(0, array.size, BLOCK)]
+    sums = iter(in_shares(_fold_all, blocks, [block.size for block in blocks]))
+    return [[next(sums) for _ in range(blocks_in(array.size))] for array in arrays]
 
-    def some(first: int) -> list[int]:
-        return [fold(data[at : at + BLOCK]) for at in starts[first : first + share]]
 
-    others = [pool().submit(some, first) for first in range(share, len(starts), share)]
-    found = some(0)
+def _fold_all(blocks: Sequence[Bytes]) -> list[int]:
+    return [fold(block) for block in blocks]
+
+
+def in_shares(work: Callable[[Sequence[_A]], list[_B]], items: Sequence[_A], sizes: Sequence[int]) -> list[_B]:
+    """What `work` makes of the items, each thread and the caller being given about the same bytes of them at once.
+
+    Threads that hand over to each other after each item would spend their time on that.
+    """
+    share, size, cuts = -(-sum(sizes) // threads()), 0, [0]
+    for place, nbytes in enumerate(sizes):
+        if size >= share:
+            cuts.append(place)
+            size = 0
+        size += nbytes
+    cuts.append(len(items))
+    others = [pool().submit(work, items[a:b]) for a, b in pairwise(cuts[1:])]
+    found = work(items[: cuts[1]])
     for other in others:
-        found += other.result()
+        found = found + other.result()
     return found
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 
-import numpy as np
-
-from coral._digest import pool
+from coral._digest import Bytes
 from coral.errors import CorruptObject, WeightsMismatch, storage_errors
 from coral.objects import TensorEntry, Tree
 from coral.store import Copies, Store, Stored
-from coral.store._pack import read_tensor
+from coral.store._pack import path_of, read_tensors
 from coral.weights import DTYPES, Array, WeightTensor
 
-_AHEAD = 16 << 20  # bytes read ahead
-_GROUP = 2 << 20  # bytes that a thread reads at a time
-_LARGE = 8 << 20
+_BATCH = 24 << 20  # bytes read at once
 
 
 class StoredTensors(Mapping[str, WeightTensor]):
@@ -35,8 +31,8 @@ class StoredTensors(Mapping[str, WeightTensor]):
         self._commit = commit
         self._tree = {name: tree[name] for name in wanted}
         self._copies = Copies(store)
-        self._stored = {name: self._copies.get(entry.id, self._what(name)) for name, entry in self._tree.items()}
-        self._ahead = _ReadAhead(list(self._tree.items()), self._read_beside)
+        self._stored = {name: self._copies.get(entry.id, name, commit) for name, entry in self._tree.items()}
+        self._batches = _Batches(self._tree, self._stored)
 
     def entry(self, name: str) -> TensorEntry:
         """What is known of a tensor without reading it."""
@@ -58,79 +54,64 @@ class StoredTensors(Mapping[str, WeightTensor]):
     def _what(self, name: str) -> str:
         return f"tensor {name!r} of commit {self._commit[:12]}"
 
-    def _read_beside(self, name: str, entry: TensorEntry) -> Array | None:
-        try:
-            return self._decode(self._stored[name], name, entry, alone=False)
-        except (CorruptObject, EOFError, OSError):
-            return None  # whoever asks for it reads it again, and is told what is wrong
-
     def _read(self, name: str, entry: TensorEntry) -> Array:
-        found = self._ahead.take(name)
-        if found is not None:
-            return found
-        problem: CorruptObject | None = None
-        with storage_errors(f"reading {self._what(name)}"):
+        ready = self._batches.take(name)
+        if ready is not None:
+            return ready
+        what, problem = self._what(name), ""
+        with storage_errors(f"reading {what}"):
             for stored in chain([self._stored[name]], self._copies.all(entry.id)):
-                try:
-                    return self._decode(stored, name, entry, alone=True)
-                except (CorruptObject, EOFError) as error:  # another copy may be whole
-                    problem = problem or CorruptObject(
-                        f"{error}. Run fsck.",
-                        tensor=name,
-                        commits=[self._commit],
-                        path=f"packs/{stored.pack.name}.pack",
-                    )
-        raise problem or CorruptObject(f"{self._what(name)} is missing", tensor=name, commits=[self._commit])
-
-    def _decode(self, stored: Stored, name: str, entry: TensorEntry, *, alone: bool) -> Array:
-        found = stored.entry
-        if (found.dtype, found.shape, found.nbytes) != (entry.dtype, entry.shape, entry.nbytes):
-            raise CorruptObject(f"{self._what(name)} is stored with another dtype or shape")
-        data = read_tensor(stored.file, found, self._what(name), alone=alone)
-        carrier = np.dtype(DTYPES[entry.dtype].carrier)
-        return data.view(carrier).reshape(entry.shape)
+                problem = f"its copy in {path_of(stored.pack.name)} fails its check"
+                if _fits(stored, entry):  # another copy may be whole
+                    with suppress(EOFError):
+                        (data,) = read_tensors([(stored.file, stored.entry)])
+                        if data is not None:
+                            return _as_array(data, entry)
+        message = f"{what} is not what was stored: {problem}. Run fsck."
+        raise CorruptObject(message, tensor=name, commits=[self._commit], path=path_of(self._stored[name].pack.name))
 
 
-class _ReadAhead:
-    """Reads and checks the next tensors while the caller is busy with one, as long as they are asked for in order."""
+def _fits(stored: Stored, entry: TensorEntry) -> bool:
+    found = stored.entry
+    return found.dtype == entry.dtype and found.shape == entry.shape and found.nbytes == entry.nbytes
 
-    def __init__(
-        self, entries: list[tuple[str, TensorEntry]], read: Callable[[str, TensorEntry], Array | None]
-    ) -> None:
-        self._entries = entries
-        self._read = read
-        self._place = {name: place for place, (name, _) in enumerate(entries)}
+
+def _as_array(data: Bytes, entry: TensorEntry) -> Array:
+    return data.view(DTYPES[entry.dtype].numpy).reshape(entry.shape)
+
+
+class _Batches:
+    """Tensors that are asked for in order are read some at a time, so that all threads can check them at once."""
+
+    def __init__(self, tree: Tree, stored: Mapping[str, Stored]) -> None:
+        self._tree = tree
+        self._stored = stored
+        self._names = list(tree)
+        self._place = {name: place for place, name in enumerate(self._names)}
         self._next = 0  # what comes next if they are asked for in order
-        self._begun = 0  # how many have been begun, or passed over
-        self._nbytes = 0  # bytes begun and not taken yet
-        self._futures: dict[str, Future[dict[str, Array | None]]] = {}
+        self._ready: dict[str, Array] = {}
 
     def take(self, name: str) -> Array | None:
-        """The tensor, if it was read ahead; and begin with those after it."""
+        """The tensor, if it can be had in a batch. Who asks for one that cannot reads it alone, and is told why."""
         place = self._place[name]
-        in_order, self._next = place == self._next, place + 1
-        future = self._futures.pop(name, None)
-        if future is not None:
-            self._nbytes -= self._entries[place][1].nbytes
-        if in_order:
-            self._begin(place + 1)
-        return None if future is None else future.result().pop(name)
+        in_order, self._next = place == self._next and place > 0, place + 1
+        if name not in self._ready and in_order:
+            self._ready.clear()
+            self._fill(place)
+        return self._ready.pop(name, None)
 
-    def _begin(self, place: int) -> None:
-        self._begun = max(self._begun, place)
-        while self._begun < len(self._entries) and self._nbytes < _AHEAD:
-            group: list[tuple[str, TensorEntry]] = []
-            size = 0
-            while self._begun < len(self._entries) and size < _GROUP:
-                name, entry = self._entries[self._begun]
-                self._begun += 1
-                if entry.nbytes <= _LARGE:  # a larger one keeps all threads busy by itself
-                    group.append((name, entry))
-                    size += entry.nbytes
-            if group:
-                future = pool().submit(self._read_all, group)
-                self._futures.update(dict.fromkeys((name for name, _ in group), future))
-                self._nbytes += size
-
-    def _read_all(self, group: list[tuple[str, TensorEntry]]) -> dict[str, Array | None]:
-        return {name: self._read(name, entry) for name, entry in group}
+    def _fill(self, place: int) -> None:
+        names, size = [], 0
+        for name in self._names[place:]:
+            nbytes = self._tree[name].nbytes
+            if size and size + nbytes > _BATCH:
+                break
+            size += nbytes
+            if _fits(self._stored[name], self._tree[name]):
+                names.append(name)
+        with suppress(OSError, EOFError, CorruptObject):
+            copies = [self._stored[name] for name in names]
+            arrays = read_tensors([(stored.file, stored.entry) for stored in copies])
+            for name, data in zip(names, arrays, strict=True):
+                if data is not None:
+                    self._ready[name] = _as_array(data, self._tree[name])

@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -299,6 +299,7 @@ class _LocalReadFile:
         self._path = path
         self._map: mmap.mmap | None = None
         self._given: list[tuple[int, int]] = []  # the ranges that views were given of, in order
+        self._watch: dict[int, weakref.ref[Bytes]] = {}
         self._lock = threading.Lock()
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
@@ -327,7 +328,8 @@ class _LocalReadFile:
             self._given.insert(at, (offset, end))
         view: Bytes = np.frombuffer(self._map, np.uint8, size, offset)
         # When the last tensor made from the view is gone its pages are let go, so that a streamed load stays small.
-        weakref.finalize(view, _drop, self._map, offset, end).atexit = False
+        drop = partial(_drop, self._map, offset, end)
+        self._watch[offset] = weakref.ref(view, drop)
         return view
 
     def close(self) -> None:
@@ -339,7 +341,7 @@ class _LocalReadFile:
         self.close()
 
 
-def _drop(mapped: mmap.mmap, offset: int, end: int) -> None:
+def _drop(mapped: mmap.mmap, offset: int, end: int, _: object) -> None:
     """Let the pages go that lie wholly in a range."""
     start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if start < end and hasattr(mmap, "MADV_DONTNEED"):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from coral import _json
 from coral.errors import CoralError, CorruptObject, NewerFormat, UnsafeInput, UnsupportedValue
@@ -33,8 +33,7 @@ def is_time(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """What a tree says of a tensor: enough to know it without reading it."""
 
     dtype: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -29,10 +28,11 @@ class DType(NamedTuple):
     carrier: str
     native: bool  # numpy has it; otherwise the carrier holds raw bits
     itemsize: int  # bytes
+    numpy: np.dtype[np.generic]  # the carrier
 
 
 def _dtype(code: int, carrier: str, native: bool) -> DType:
-    return DType(code, carrier, native, np.dtype(carrier).itemsize)
+    return DType(code, carrier, native, np.dtype(carrier).itemsize, np.dtype(carrier))
 
 
 DTYPES = MappingProxyType(
@@ -71,7 +71,7 @@ def check_name(name: object, what: str = "tensor name") -> str:
     if not isinstance(name, str):
         raise UnsafeInput(f"a {what} must be a str, not {type(name).__name__}: {name!r}")
     try:
-        size = len(name.encode("utf-8"))
+        size = len(name) if name.isascii() else len(name.encode("utf-8"))
     except UnicodeEncodeError:
         raise UnsafeInput(f"the {what} {name!r} is not valid UTF-8 (it has a lone surrogate)") from None
     if not size or "\0" in name:
@@ -87,10 +87,11 @@ def check_shape(shape: object, dtype: object) -> tuple[tuple[int, ...], int]:
         raise UnsafeInput(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if not isinstance(shape, (list, tuple)) or len(shape) > MAX_RANK:
         raise UnsafeInput(f"a shape is a list of at most {MAX_RANK} sizes, not {str(shape)[:80]}")
+    nbytes = DTYPES[dtype].itemsize
     for size in shape:
         if type(size) is not int or size < 0:  # bools and floats are not sizes
             raise UnsafeInput(f"a shape holds sizes of 0 or more, not {size!r}")
-    nbytes = prod(shape) * DTYPES[dtype].itemsize  # Python ints: nothing wraps around
+        nbytes *= size  # Python ints: nothing wraps around
     if nbytes > MAX_BYTES or any(size > MAX_BYTES for size in shape):
         raise LimitExceeded(f"a tensor of shape {list(shape)} and dtype {dtype} is larger than 2^63 - 1 bytes")
     return tuple(shape), nbytes

@@ -143,7 +143,7 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
         directory = directory_of(file, name)
         for number in range(len(directory)):
             try:
-                entry = directory.entry(number)
+                entry = directory.checked(number)
                 if entry.kind == "tensor":
                     verify_tensor(file, entry)
                     good.append((entry, None))

@@ -135,6 +135,10 @@ class Index:
             for number, id in enumerate(directory.ids):
                 self._by_id.setdefault(id, []).append(Location(directory.name, number))
 
+    def directory(self, pack: str) -> Directory | None:
+        """The directory of a pack that no index file covers, if it is known."""
+        return self._loose.get(pack)
+
     def forget(self, pack: str) -> None:
         """Drop what is known of a pack that is gone."""
         directory = self._loose.pop(pack, None)

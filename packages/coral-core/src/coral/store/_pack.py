@@ -15,9 +15,8 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +60,7 @@ _ZEROS = bytes(_PAGE)
 _NO_BASE = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One stored thing: where it lies, and the sums to check it by."""
 
     id: str
@@ -133,22 +131,15 @@ class Directory:
         return rows
 
     def entry(self, number: int) -> Entry:
-        """The entry of a number."""
+        """The entry of a number. That its size fits its dtype and shape is for the caller to check (`entries` does)."""
         _, base, kind_code, codec, dtype_code, _, _, offset, size, nbytes = self._rows[number]
         (shape_from, shape_to), (digest_from, digest_to), (sum_from, sum_to) = (
             (starts[number], starts[number + 1]) for starts in self._starts
         )
         kind, shape = KIND_BY_CODE[kind_code], self._shapes[shape_from:shape_to]
         dtype = DTYPE_BY_CODE.get(dtype_code) if kind == "tensor" else None
-        if kind == "tensor":
-            if dtype is None:
-                raise NewerFormat(f"pack {self.name[:12]}: dtype code {dtype_code} is not known; upgrade coral-core")
-            try:
-                fits = check_shape(shape, dtype)[1] == nbytes
-            except UnsafeInput:
-                fits = False
-            if not fits:
-                raise _corrupt(self.name, f"tensor {self.ids[number][:12]} has not the bytes of its dtype and shape")
+        if kind == "tensor" and dtype is None:
+            raise NewerFormat(f"pack {self.name[:12]}: dtype code {dtype_code} is not known; upgrade coral-core")
         if codec != RAW:
             raise NewerFormat(f"pack {self.name[:12]}: codec {codec} is not known to this coral; upgrade coral-core")
         if size != nbytes:
@@ -168,8 +159,20 @@ class Directory:
         )
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, in the pack's order."""
-        return map(self.entry, range(len(self)))
+        """All entries, in the pack's order, each checked to be consistent in itself."""
+        return map(self.checked, range(len(self)))
+
+    def checked(self, number: int) -> Entry:
+        """The entry of a number, checked to be consistent in itself."""
+        entry = self.entry(number)
+        if entry.dtype is not None:
+            try:
+                fits = check_shape(entry.shape, entry.dtype)[1] == entry.nbytes
+            except UnsafeInput:
+                fits = False
+            if not fits:
+                raise _corrupt(self.name, f"tensor {entry.id[:12]} has not the bytes of its dtype and shape")
+        return entry
 
 
 def path_of(name: str) -> str:
@@ -221,21 +224,18 @@ def read_object(file: ReadFile, entry: Entry) -> bytes:
     return payload
 
 
-def read_tensor(file: ReadFile, entry: Entry, what: str, *, alone: bool = True) -> Bytes:
-    """The raw bytes of a tensor: mapped where it is large, read where it is small, checked block by block.
+def read_tensors(stored: Sequence[tuple[ReadFile, Entry]]) -> list[Bytes | None]:
+    """The raw bytes of tensors, mapped where they are large, checked block by block; None for one that fails."""
+    found = [_raw(file, entry) for file, entry in stored]
+    sums = folds(found)
+    return [data if got == entry.sums else None for data, got, (_, entry) in zip(found, sums, stored, strict=True)]
 
-    All threads check a large one, unless others are being read at the same time.
-    """
+
+def _raw(file: ReadFile, entry: Entry) -> Bytes:
     data = file.region(entry.offset, entry.size) if entry.size >= MAPPED else None
     if data is None:
         data = np.empty(entry.size, np.uint8)
         file.read_into(data, entry.offset)
-    found = folds(data, spread=alone)
-    if found != entry.sums:
-        wrong = [number for number, (a, b) in enumerate(zip(found, entry.sums, strict=True)) if a != b]
-        raise CorruptObject(
-            f"{what} is not what was stored: blocks {wrong[:5]} of tensor {entry.id[:12]} fail their check", tensor=what
-        )
     return data
 
 

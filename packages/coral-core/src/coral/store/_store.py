@@ -91,7 +91,7 @@ class Store:
 
     def directory(self, pack: str, file: ReadFile) -> Directory:
         """The directory of an open pack, from memory where it was read before."""
-        found = self._directories.get(pack)
+        found = self.index.directory(pack) or self._directories.get(pack)
         if found is None:
             found = self._directories[pack] = directory_of(file, pack)
             if len(self._directories) > _DIRECTORIES:
@@ -176,7 +176,7 @@ class Copies:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._open: dict[str, ReadFile | None] = {}
+        self._open: dict[str, tuple[ReadFile, Directory] | None] = {}
 
     def known(self, id: str) -> Stored | None:
         """A copy of an object in a pack that is known of, without looking for new packs."""
@@ -191,35 +191,40 @@ class Copies:
         if self._store.index.refresh():
             yield from (stored for stored in self._known(id) if stored.pack.name not in seen)
 
-    def get(self, id: str, what: str) -> Stored:
-        """A copy of an object; MissingObject names `what` it is where there is none."""
-        found = next(self.all(id), None)
+    def get(self, id: str, name: str, commit: str) -> Stored:
+        """A copy of a commit's tensor; MissingObject says which it is where there is none."""
+        found = next(self._known(id), None) or next(self.all(id), None)
         if found is None:
-            raise MissingObject(f"{what} is missing: no pack holds {id[:12]}. Run fsck.", tensor=what)
+            what = f"tensor {name!r} of commit {commit[:12]}"
+            message = f"{what} is missing: no pack holds {id[:12]}. Run fsck."
+            raise MissingObject(message, tensor=name, commits=[commit])
         return found
 
     def _known(self, id: str) -> Iterator[Stored]:
         for place in self._store.index.known(id):
-            try:
-                file = self._file(place.pack)
-                pack = self._store.directory(place.pack, file) if file else None
-            except CorruptObject:
-                continue  # another copy may be whole; if none is, the object counts as missing, and fsck says why
-            if file and pack and place.entry < len(pack) and pack.ids[place.entry] == id:
-                yield Stored(pack, file, pack.entry(place.entry))
+            found = self._open[place.pack] if place.pack in self._open else self._open_pack(place.pack)
+            if found is not None:
+                file, pack = found
+                if place.entry < len(pack.ids) and pack.ids[place.entry] == id:
+                    yield Stored(pack, file, pack.entry(place.entry))
 
-    def _file(self, pack: str) -> ReadFile | None:
-        if pack not in self._open:
-            try:
-                self._open[pack] = self._store.fs.open(path_of(pack))
-            except FileNotFoundError:
-                self._store.index.forget(pack)
-                self._open[pack] = None
-        return self._open[pack]
+    def _open_pack(self, name: str) -> tuple[ReadFile, Directory] | None:
+        """Open a pack; None if it is gone or damaged: another copy may be whole, and fsck says what is wrong."""
+        found, file = None, None
+        try:
+            file = self._store.fs.open(path_of(name))
+            found = file, self._store.directory(name, file)
+        except FileNotFoundError:
+            self._store.index.forget(name)
+        except CorruptObject:
+            if file is not None:
+                file.close()
+        self._open[name] = found
+        return found
 
     def close(self) -> None:
         """Let the packs go."""
-        for file in self._open.values():
-            if file is not None:
-                file.close()
+        for found in self._open.values():
+            if found is not None:
+                found[0].close()
         self._open.clear()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from coral._digest import Bytes, pool, threads
+from coral._digest import Bytes, in_shares
 from coral.state import StateValue
 from coral.weights import WeightTensor
 
@@ -50,24 +50,13 @@ def copy_all(pairs: Iterable[tuple[Bytes, Bytes]]) -> None:
         for target, source in pairs
         for at in range(0, source.size, _PIECE)
     ]
-    share = -(-sum(source.size for _, source in pieces) // threads())
-    jobs: list[list[tuple[Bytes, Bytes]]] = [[]]
-    size = 0
-    for piece in pieces:
-        if size >= share and len(jobs) < threads():
-            jobs.append([])
-            size = 0
-        jobs[-1].append(piece)
-        size += piece[1].size
-    others = [pool().submit(_copy, job) for job in jobs[1:]]
-    _copy(jobs[0])
-    for other in others:
-        other.result()
+    in_shares(_copy, pieces, [source.size for _, source in pieces])
 
 
-def _copy(pieces: Iterable[tuple[Bytes, Bytes]]) -> None:
+def _copy(pieces: Sequence[tuple[Bytes, Bytes]]) -> list[None]:
     for target, source in pieces:
         np.copyto(target, source)
+    return []
 
 
 class Buffers:
