@@ -346,6 +346,7 @@ class Repository:
             while True:
                 before = _refs.read(self._store.fs, folder, lenient=True)
                 if before and before.value == target and before.run == run:
+                    self._store.ensure_ref_durable(folder)
                     return target
                 if before and before.value and not force:
                     raise RefExists(f"there is a {word} {name!r} already, at {before.value[:12]}", ref=name)

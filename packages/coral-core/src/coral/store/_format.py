@@ -19,6 +19,8 @@ def open_or_create(fs: FileSystem, *, init: bool) -> None:
     """Make sure that there is a repository that this coral can use; create one if there is none and `init` says so."""
     try:
         check_format(fs)
+        if init:  # whoever made it may have died before it was durable
+            fs.fsync_dir("")
     except (FileNotFoundError, NotADirectoryError):
         if not init:
             raise NotARepository(
@@ -29,7 +31,7 @@ def open_or_create(fs: FileSystem, *, init: bool) -> None:
     missing = set(FOLDERS) - set(fs.list("")) - {f"refs/{name}" for name in fs.list("refs")}
     for folder in sorted(missing):  # empty folders get lost when a repository is copied by some tools
         with suppress(OSError):
-            fs.mkdir(folder)
+            make_folder(fs, folder, durable=True)
 
 
 def _create(fs: FileSystem) -> None:

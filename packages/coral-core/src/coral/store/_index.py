@@ -99,8 +99,9 @@ def read_segment(fs: FileSystem, name: str) -> _Segment:
 class Index:
     """Finds objects in the packs of a repository."""
 
-    def __init__(self, fs: FileSystem) -> None:
+    def __init__(self, fs: FileSystem, *, durable: bool = False) -> None:
         self._fs = fs
+        self._durable = durable  # so that fsck finds no torn index after a loss of power
         self._segments: dict[str, _Segment] = {}
         self._covered: set[str] = set()
         self._loose: dict[str, Directory] = {}
@@ -197,6 +198,8 @@ class Index:
         data = _Segment.encode(packs, rows)
         with temporary(self._fs) as (path, file):
             file.write([data])
+            if self._durable:
+                file.fsync()
             file.close()
             self._fs.replace(path, f"index/{zlib.crc32(data):08x}-{len(packs)}.idx")
 

@@ -193,12 +193,34 @@ def append(
     """Give the ref its next value, if `after` is still its newest entry; Conflict if somebody else was first."""
     if after is None or not after.synced:
         make_folder(fs, folder, durable=durable)
+    if durable and after is not None:
+        _sync_before(fs, folder, after)
     seq = after.seq + 1 if after else 1
     entry = RefEntry(seq, value, after.nonce if after else "", nonce(), fs.now(), why, durable, run)
     if not put_if_absent(fs, f"{folder}/{seq:010d}", entry.encode(), durable=durable):
         raise Conflict(f"{folder} was moved by somebody else")
     _check_not_stale(fs, folder, entry)
     return entry
+
+
+def ensure_durable(fs: FileSystem, folder: str) -> None:
+    """Make the newest entry durable: whoever linked it may have died before that."""
+    entry = read(fs, folder)
+    if entry is not None:
+        _sync_before(fs, folder, entry)
+    fs.fsync_dir(folder)
+    fs.fsync_dir(folder.rpartition("/")[0])
+
+
+def _sync_before(fs: FileSystem, folder: str, entry: RefEntry | None) -> None:
+    """Sync an entry and those before it, back to one that was written durably."""
+    while entry is not None and not entry.synced:
+        with suppress(FileNotFoundError):  # folded, which is durable
+            fs.fsync_file(f"{folder}/{entry.seq:010d}")
+        try:
+            entry = _entry(fs, folder, entry.seq - 1) if entry.seq > 1 else None
+        except CorruptObject:
+            return  # fsck's to name
 
 
 def _check_not_stale(fs: FileSystem, folder: str, entry: RefEntry) -> None:

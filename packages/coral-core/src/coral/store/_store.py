@@ -40,7 +40,7 @@ class Store:
             raise ConfigError(f"durability is one of {', '.join(get_args(Durability))}, not {durability!r}")
         self.fs = fs
         self.durability = durability
-        self.index = Index(fs)
+        self.index = Index(fs, durable=durability == "full")
         self._directories: OrderedDict[str, Directory] = OrderedDict()
         self._unsynced: list[tuple[str, str]] = []  # (file, its folder), oldest first
         self._batched = 0
@@ -137,6 +137,11 @@ class Store:
         """Give a ref its next value; Conflict if `after` is no longer its newest entry."""
         entry = _refs.append(self.fs, folder, value, after=after, why=why, durable=self.durable, run=run)
         self.written(f"{folder}/{entry.seq:010d}")
+
+    def ensure_ref_durable(self, folder: str) -> None:
+        """Make sure of a ref that is where it should be already, before that is acknowledged."""
+        if self.durable:
+            _refs.ensure_durable(self.fs, folder)
 
     def add_note(self, commit: str, note: Note) -> None:
         """Add what became known of a commit later."""
