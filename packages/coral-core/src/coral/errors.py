@@ -236,7 +236,7 @@ class ReadOnly(StorageError, PermissionError):
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextmanager
@@ -257,7 +257,7 @@ def from_os_error(error: OSError, doing: str) -> StorageError:
     kind: type[StorageError]
     if error.errno in _FULL:
         kind, advice = DiskFull, "Free some space or prune checkpoints, then retry; nothing was half-written."
-    elif error.errno in _READ_ONLY:
+    elif error.errno in READ_ONLY:
         kind, advice = ReadOnly, "Check the folder's permissions and mount; reading still works."
     else:
         kind, advice = StorageError, "The operation can be retried; nothing was half-written."

@@ -6,7 +6,7 @@ import errno
 from contextlib import suppress
 
 from coral import _json
-from coral.errors import CorruptObject, NewerFormat, NotARepository, StorageError
+from coral.errors import READ_ONLY, CorruptObject, NewerFormat, NotARepository, StorageError
 from coral.filesystem import FileSystem
 from coral.store._files import make_folder, put_if_absent, seal, unseal
 
@@ -19,8 +19,8 @@ def open_or_create(fs: FileSystem, *, init: bool) -> None:
     """Make sure that there is a repository that this coral can use; create one if there is none and `init` says so."""
     try:
         check_format(fs)
-        if init:  # whoever made it may have died before it was durable
-            fs.fsync_dir("")
+        if init:
+            _ensure_durable(fs)
     except (FileNotFoundError, NotADirectoryError):
         if not init:
             raise NotARepository(
@@ -32,6 +32,15 @@ def open_or_create(fs: FileSystem, *, init: bool) -> None:
     for folder in sorted(missing):  # empty folders get lost when a repository is copied by some tools
         with suppress(OSError):
             make_folder(fs, folder, durable=True)
+
+
+def _ensure_durable(fs: FileSystem) -> None:
+    """Whoever made the repository may have died before it was durable."""
+    try:
+        fs.fsync_dir("")
+    except OSError as error:
+        if error.errno not in READ_ONLY:  # what cannot be written to can still be read
+            raise
 
 
 def _create(fs: FileSystem) -> None:
