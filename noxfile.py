@@ -71,7 +71,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Check the types of every package's source, with mypy (strict) and with pyright."""
-    install(session, EVERYTHING, "mypy", "pyright[nodejs]", "types-tqdm", "pytest", "hypothesis")
+    install(session, EVERYTHING, "mypy", "pyright[nodejs]", "pytest", "hypothesis")
     session.run("mypy", *[f"packages/{name}/src" for name in EVERYTHING])
     session.run("pyright")
 
@@ -108,7 +108,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def torture(session: nox.Session) -> None:
     """Inject faults into every write, with all the states that the bounded part in `tests` leaves out."""
-    install(session, ["coral-core"], "coral-core[zstd]")
+    install(session, ["coral-core"])
     script(session, "tests/torture/run.py", "--full", *session.posargs)
 
 

