@@ -60,7 +60,7 @@ BOUNDED = Size(
     floors={T1: 1_500, T1_FAST: 300, T1_TIGHT: 300, T1_REDONE: 150, T2: 12, T3: 150, T5: 300, T5_LIMIT: 25},
 )  # fmt: skip
 FULL = Size(
-    cap=40, sagas=56, fast_cap=80, redone_cap=6, mutant_cap=60, afterwards=3, thin=1, limits=40, pages=24, every=True,
+    cap=40, sagas=50, fast_cap=30, redone_cap=6, mutant_cap=60, afterwards=3, thin=1, limits=40, pages=24, every=True,
     floors={T1: 100_000, T1_FAST: 3_000, T1_TIGHT: 3_000, T1_REDONE: 2_000, T2: 12, T3: 500, T5: 2_500, T5_LIMIT: 80},
 )  # fmt: skip
 NIGHTLY = Size(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NoReturn
 
 from coral.errors import AmbiguousRef, CorruptObject, UnknownRef
@@ -45,6 +46,16 @@ def all_refs(store: Store, kind: str) -> dict[str, str]:
     return {name: commit for name, commit in found if commit is not None}
 
 
+def known_refs(store: Store, *kinds: str) -> list[str]:
+    """Names for an error to suggest: of those refs that can be read."""
+    found = []
+    for kind in kinds:
+        for name in _refs.names(store.fs, kind):
+            with suppress(CorruptObject):
+                found += [name] if tip(store, kind, name) else []
+    return found
+
+
 def resolve(store: Store, ref: str) -> str:
     """The id of the commit that `ref` means. UnknownRef (with near names) or AmbiguousRef where it is no single one."""
     if not isinstance(ref, str) or not ref or len(ref) > 300:
@@ -75,8 +86,8 @@ def _base(store: Store, ref: str) -> str:
         return _in_run(store, _branch(store, branch if at else head(store), ref), in_run, ref)
     for kind in ("heads", "tags"):
         if ref.startswith(f"refs/{kind}/"):
-            return _named(store, kind, ref.removeprefix(f"refs/{kind}/")) or _unknown(store, ref)
-    found = {kind: commit for kind in ("heads", "tags") if (commit := _named(store, kind, ref))}
+            return named(store, kind, ref.removeprefix(f"refs/{kind}/")) or _unknown(store, ref)
+    found = {kind: commit for kind in ("heads", "tags") if (commit := named(store, kind, ref))}
     if len(set(found.values())) > 1:
         raise AmbiguousRef(ref, [f"refs/{kind}/{ref}" for kind in found])
     if found:
@@ -90,7 +101,8 @@ def _base(store: Store, ref: str) -> str:
     return _unknown(store, ref)
 
 
-def _named(store: Store, kind: str, name: str) -> str | None:
+def named(store: Store, kind: str, name: str) -> str | None:
+    """The commit that the branch or tag of any name, even one that cannot be, names; or None."""
     try:
         _refs.check_ref_name(name)
     except ValueError:  # UnsafeInput: no ref can have that name
@@ -99,7 +111,7 @@ def _named(store: Store, kind: str, name: str) -> str | None:
 
 
 def _branch(store: Store, branch: str, ref: str) -> str:
-    found = _named(store, "heads", branch)
+    found = named(store, "heads", branch)
     if found is not None:
         return found
     if ref in ("HEAD", "best", "last") or ref.startswith("step:"):
@@ -108,7 +120,7 @@ def _branch(store: Store, branch: str, ref: str) -> str:
 
 
 def _unknown(store: Store, ref: str) -> NoReturn:
-    raise UnknownRef(ref, ["HEAD", *all_refs(store, "heads"), *all_refs(store, "tags")])
+    raise UnknownRef(ref, ["HEAD", *known_refs(store, "heads", "tags")])
 
 
 def _is_commit(store: Store, id: str) -> bool:

@@ -373,16 +373,15 @@ class Repository:
         with self._doing(f"deleting {name}"):
             before = _refs.read(self._store.fs, folder, lenient=True)
             if before is None or before.value is None:
-                raise UnknownRef(name, _resolve.all_refs(self._store, kind))
+                raise UnknownRef(name, _resolve.known_refs(self._store, kind))
             self._store.move_ref(folder, None, after=before, why="deleted")
         self._store.acknowledge()
 
     def checkout(self, branch: str) -> None:
         """Put HEAD on a branch: what `commit` without a branch goes to. UnknownRef where there is no such branch."""
         with self._doing(f"checking out {branch}"):
-            known = _resolve.all_refs(self._store, "heads")
-            if not isinstance(branch, str) or branch not in known:
-                raise UnknownRef(str(branch)[:80], known)
+            if not isinstance(branch, str) or _resolve.named(self._store, "heads", branch) is None:
+                raise UnknownRef(str(branch)[:80], _resolve.known_refs(self._store, "heads"))
             before = _refs.read(self._store.fs, _refs.HEAD, lenient=True)
             self._store.move_ref(_refs.HEAD, f"refs/heads/{branch}", after=before, why="checkout")
         self._store.acknowledge()

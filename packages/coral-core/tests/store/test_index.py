@@ -185,3 +185,15 @@ def test_two_who_cover_at_once(fs: LocalFileSystem, grow: Callable[..., list[Dir
     for number in range(4):
         assert len({place.pack for place in Index(fs).known(tree(number))}) == 1
     assert 0 not in segments(fs)
+
+
+def test_index_files_of_as_many_packs_do_not_take_each_others_place(
+    fs: LocalFileSystem, grow: Callable[..., list[Directory]]
+) -> None:
+    one, two = Index(fs), Index(fs)
+    grow(one, 0, 4, cover=False)
+    grow(two, 100, 4, cover=False)
+    for index in (one, two):
+        index._write(list(index._loose), [_index._rows_of(index._loose.values(), 0)])
+    assert segments(fs) == [4, 4]
+    assert all(Index(fs).known(tree(number)) for number in (0, 1, 2, 3, 100, 101, 102, 103))

@@ -182,6 +182,7 @@ def _check_ref(store: Store, folder: str) -> tuple[list[Problem], list[tuple[str
         for entry in _refs.history(store.fs, folder)
         if isinstance(entry, CorruptObject)
     ]
+    problems += [Problem(folder, f"entry {seq} of its log is missing") for seq in _refs.missing(store.fs, folder)]
     try:
         newest = _refs.read(store.fs, folder)
     except CorruptObject:

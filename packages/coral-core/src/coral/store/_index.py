@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from coral._digest import sha256
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
 from coral.store._files import temporary
@@ -201,7 +202,7 @@ class Index:
             if self._durable:
                 file.fsync()
             file.close()
-            self._fs.replace(path, f"index/{zlib.crc32(data):08x}-{len(packs)}.idx")
+            self._fs.replace(path, f"index/{sha256(data).hex()[:32]}.idx")
 
 
 def _rows_of(directories: Iterable[Directory], first: int) -> NDArray[Any]:

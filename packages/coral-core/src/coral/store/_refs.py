@@ -180,6 +180,15 @@ def history(fs: FileSystem, folder: str) -> Iterator[RefEntry | CorruptObject]:
             yield error
 
 
+def missing(fs: FileSystem, folder: str) -> list[int]:
+    """Numbers below the newest that neither a file nor a segment has."""
+    files, segments = _listing(fs, folder)
+    if not files:  # only what was folded is there: the newest entries are never folded
+        return [segments[-1][1] + 1] if segments else []
+    there = files.union(*(range(first, last + 1) for first, last in segments))
+    return sorted(set(range(1, max(files))) - there)[:100]
+
+
 def append(
     fs: FileSystem,
     folder: str,
