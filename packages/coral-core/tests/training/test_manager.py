@@ -37,7 +37,7 @@ class Counter:
         self.captures = 0
 
     def capture(self, *, copy: bool = True) -> Snapshot:
-        self.captures += 1
+        self.captures += copy
         flat = {"w": self.weight.view(np.uint8)}
         data = self.buffers.copy_all(flat)["w"].view(np.float32) if copy else self.weight
         return Snapshot({"w": WeightTensor(data)}, dict(self.state), metadata={"by": "counter"})

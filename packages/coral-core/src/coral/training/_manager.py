@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 from coral.errors import CoralError, SaveFailedError, UnknownRef
 from coral.objects import Commit
 from coral.repository import Repository
+from coral.state import flatten
 from coral.store import intent, needed
 from coral.training._config import DEFAULT_CONFIG, CheckpointConfig
 from coral.training._events import (
@@ -43,6 +44,7 @@ from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import Kept, PolicyState
 from coral.training._record import TrainingState
 from coral.training._source import Snapshot, StateSource
+from coral.weights import WeightTensor
 
 _log = logging.getLogger("coral")
 
@@ -103,7 +105,7 @@ class CheckpointManager:
         self._moved = False  # whether there is anything to save at the end
         self._epoch, self._epoch_complete = 0, False
         self._warned = False
-        self._last_nbytes = 0
+        self._has_room = False  # whether there was memory for a copy of a snapshot
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -152,17 +154,11 @@ class CheckpointManager:
 
     def _save(self, action: Save, events: tuple[Event, ...]) -> None:
         self._collect(wait=True)
-        background = self.config.async_save and not short_of_memory(self._last_nbytes)
-        if self.config.async_save and not background:
-            _log.warning(
-                "%s: memory is short of a second copy: step %d is saved in place", self.experiment, action.step
-            )
         try:
-            snapshot = self._source.capture(copy=background)
+            snapshot, copied = self._capture(action.step)
         except Exception as error:  # noqa: BLE001 - reported at the next event
             self._fail(action.step, error)
             return
-        self._last_nbytes = sum(tensor.nbytes for tensor in snapshot.weights.values())
         mid_step = any(isinstance(event, Interrupted) and event.mid_step for event in events)
         if mid_step:
             snapshot = replace(snapshot, exact=False, why="interrupted inside optimizer.step()")
@@ -183,8 +179,20 @@ class CheckpointManager:
             return id
 
         self._pending = _Pending(action.step, self._submit(work))
-        if not background or any(isinstance(event, Interrupted) for event in events):
+        if not copied or any(isinstance(event, Interrupted) for event in events):
             self._collect(wait=True)
+
+    def _capture(self, step: int) -> tuple[Snapshot, bool]:
+        """A snapshot, and whether it is a copy: training must not go on before one that is not has been saved."""
+        if not self.config.async_save:
+            return self._source.capture(copy=False), False
+        if not self._has_room:  # the first copy takes memory, which later ones use again
+            views = self._source.capture(copy=False)
+            if short_of_memory(_nbytes_of(views)):
+                _log.warning("%s: memory is short of a second copy: saving step %d in place", self.experiment, step)
+                return views, False
+            self._has_room = True
+        return self._source.capture(), True
 
     def _record(self, step: int, snapshot: Snapshot) -> TrainingState:
         return TrainingState(
@@ -432,6 +440,12 @@ class CheckpointManager:
             self.close()
         except CoralError as failure:
             _log.error("%s: while ending after %r: %s", self.experiment, error, failure)
+
+
+def _nbytes_of(snapshot: Snapshot) -> int:
+    tensors: dict[str, WeightTensor] = {}
+    flatten(snapshot.state, tensors)
+    return sum(tensor.nbytes for part in (snapshot.weights, tensors) for tensor in part.values())
 
 
 def _words(reasons: Any) -> str:
