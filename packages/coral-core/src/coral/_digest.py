@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -113,9 +114,14 @@ class Threads:
             return done
 
     def map(self, work: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
-        """What `work` makes of the items, in their order; all of them are begun at once."""
-        futures = [self.submit(work, item) for item in items]
-        return (future.result() for future in futures)
+        """What `work` makes of the items, in their order, some ahead of what has been taken."""
+        ahead: deque[Future[_B]] = deque()
+        for item in items:
+            ahead.append(self.submit(work, item))
+            if len(ahead) >= 4 * threads():
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 @cache

@@ -63,7 +63,7 @@ class StoredTensors(Mapping[str, WeightTensor]):
             for stored in chain([self._stored[name]], self._copies.all(entry.id)):
                 problem = f"its copy in {path_of(stored.pack.name)} fails its check"
                 if _fits(stored, entry):  # another copy may be whole
-                    with suppress(EOFError):
+                    with suppress(EOFError, OSError):
                         (data,) = read_tensors([(stored.file, stored.entry)])
                         if data is not None:
                             return _as_array(data, entry)

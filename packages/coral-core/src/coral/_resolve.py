@@ -79,8 +79,8 @@ def _base(store: Store, ref: str) -> str:
         return _branch(store, head(store), ref)
     if is_id(ref):
         with store.copies() as copies:
-            kinds = {stored.entry.kind for stored in copies.all(ref)}
-        return ref if "commit" in kinds else _unknown(store, ref)
+            there = any(stored.entry.kind == "commit" for stored in copies.all(ref))
+        return ref if there else _unknown(store, ref)
     branch, at, in_run = ref.rpartition("@")
     if _IN_RUN.fullmatch(in_run):
         return _in_run(store, _branch(store, branch if at else head(store), ref), in_run, ref)
@@ -140,10 +140,22 @@ def chain(store: Store, commit: str) -> Iterator[Commit]:
         at = found.previous if is_id(found.previous) else None
 
 
+def _newest_of_a_run(store: Store, commit: str) -> str:
+    """The newest commit that a run made, behind any made by hand; the given one if there is none."""
+    at = commit
+    while True:
+        found = store.read_commit(at)
+        if found.run is not None:
+            return at
+        if not found.parents:
+            return commit
+        at = found.parents[0]
+
+
 def _in_run(store: Store, tip: str, what: str, ref: str) -> str:
     if what == "last":
         return tip
-    for commit in chain(store, tip):
+    for commit in chain(store, _newest_of_a_run(store, tip)):
         if what == "best" and "best" in commit.reasons and not commit.pruned:
             return commit.id
         if what.startswith("step:") and commit.step == int(what[5:]):

@@ -242,7 +242,7 @@ class LocalFileSystem:
         return time.time()
 
     def origin(self) -> Origin:
-        return Origin(socket.gethostname(), _boot_id(), os.getpid())
+        return Origin(_host(), _boot_id(), os.getpid())
 
     def alive(self, origin: Origin) -> bool:
         if origin.boot != _boot_id() or origin.pid <= 0:  # 0 and below mean groups of processes
@@ -291,7 +291,7 @@ class _LocalReadFile:
         # neither follow a link out of the repository nor wait for a pipe's other end
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
-            self._fd = os.open(path, flags)
+            self._fd = _open(path, flags)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # what O_NOFOLLOW says, depending on the system
                 raise CorruptObject(f"{name} is a link, not a file: refused", path=name) from error
@@ -317,14 +317,17 @@ class _LocalReadFile:
 
     def region(self, offset: int, size: int) -> Bytes | None:
         end = offset + size
-        if end > self.size or not size:
+        if end > self.size or not size or self._fd < 0:
             return None
         with self._lock:
             at = bisect.bisect_left(self._given, (offset, end))
             if (at and self._given[at - 1][1] > offset) or (at < len(self._given) and self._given[at][0] < end):
                 return None
             if self._map is None:
-                self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
+                try:
+                    self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
+                except (OSError, ValueError):  # a filesystem without maps, or no room for one
+                    return None
             self._given.insert(at, (offset, end))
         view: Bytes = np.frombuffer(self._map, np.uint8, size, offset)
         # When the last tensor made from the view is gone its pages are let go, so that a streamed load stays small.
@@ -341,11 +344,43 @@ class _LocalReadFile:
         self.close()
 
 
+def _open(path: str, flags: int) -> int:
+    """os.open that asks for more descriptors where there are too few: a commit may lie in many packs."""
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.EMFILE or not _raise_limit():
+            raise
+        return os.open(path, flags)
+
+
+def _raise_limit() -> bool:
+    if sys.platform == "win32":
+        return False
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
+    if wanted <= soft:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return True
+
+
 def _drop(mapped: mmap.mmap, offset: int, end: int, _: object) -> None:
     """Let the pages go that lie wholly in a range."""
     start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if start < end and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+@cache
+def _host() -> str:
+    """The machine, and on Linux the container: processes of another are not seen here, and have ids of their own."""
+    try:
+        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 @cache

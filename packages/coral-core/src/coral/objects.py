@@ -105,9 +105,9 @@ class Note:
     training: Mapping[str, StateValue] = field(default_factory=dict)
     time: float = 0.0
 
-    def encode(self) -> bytes:
-        """The bytes of a note file, without their checksum line."""
-        fields: dict[str, Any] = {"time": self.time}
+    def encode(self, commit: str) -> bytes:
+        """The bytes of a note file on a commit, without their checksum line."""
+        fields: dict[str, Any] = {"commit": commit, "time": self.time}
         if self.metrics:
             fields["metrics"] = flatten(dict(self.metrics), None)
         if self.reasons:
@@ -121,11 +121,11 @@ class Note:
         return _json.dumps(fields)
 
     @classmethod
-    def decode(cls, data: bytes, what: str) -> Note:
-        """A note from untrusted bytes; fields that a newer coral added are left alone."""
+    def decode(cls, data: bytes, commit: str, what: str) -> Note:
+        """A note on a commit from untrusted bytes; fields that a newer coral added are left alone."""
         fields = _json.loads(data, what)
         match fields:
-            case {"time": time} if is_time(time):
+            case {"commit": str(its), "time": time} if is_time(time) and its == commit:
                 state, pruned = fields.get("state"), fields.get("pruned", False)
                 if (state is not None and not is_id(state)) or not isinstance(pruned, bool):
                     raise CorruptObject(f"{what}: not a note", path=what)

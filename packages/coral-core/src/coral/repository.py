@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from coral._loading import StoredTensors
 from coral.errors import (
     CommitPruned,
     Conflict,
+    CoralError,
     EmptyCommit,
     RefExists,
     UnknownRef,
@@ -38,11 +40,13 @@ from coral.objects import (
     decode_tree,
 )
 from coral.state import StateValue, unflatten
-from coral.store import Draft, Durability, Store, _refs, commit, write_state
+from coral.store import Draft, Durability, Store, _refs, annotate, commit
 from coral.store._format import open_or_create
 from coral.weights import Array, WeightTensor
 
 __all__ = ["Diff", "Repository", "Stats"]
+
+_log = logging.getLogger("coral")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Repository:
             self._store = Store(fs, durability)
             open_or_create(fs, init=init)
         if durability == "batch":
-            weakref.finalize(self, self._store.sync)
+            weakref.finalize(self, _sync_at_the_end, self._store)
 
     @property
     def path(self) -> Path:
@@ -156,7 +160,7 @@ class Repository:
         )
         name = self.head if branch is None else _refs.check_ref_name(branch)
         with self._doing(f"committing to {name}"):
-            return commit(self._store, _refs.folder_of("heads", name), draft, self._start(name))
+            return commit(self._store, _refs.folder_of("heads", name), draft, lambda: self._start(name))
 
     def _start(self, branch: str) -> str | None:
         """Where a branch that does not exist yet begins: at HEAD's commit."""
@@ -176,16 +180,15 @@ class Repository:
         """Add a note to a commit: late metrics and reasons, that it is pruned, a later training state or record."""
         with self._doing(f"annotating {ref}"):
             found = self.show(ref)
-            note = Note(
+            later = Note(
                 metrics=clean_metrics(metrics),
                 reasons=frozenset(clean_reasons(reasons)),
                 pruned=pruned,
-                state=None if state is None else write_state(self._store, found, state),
                 training=clean_fields(training, "training"),
                 time=self._store.fs.now(),
             )
-            self._store.add_note(found.id, note)
-        self._store.acknowledge()
+            annotate(self._store, found, later, state)
+            self._store.acknowledge()
 
     def sync(self) -> None:
         """With durability "batch": make everything that was committed so far survive a loss of power."""
@@ -350,12 +353,13 @@ class Repository:
                     return target
                 if before and before.value and not force:
                     raise RefExists(f"there is a {word} {name!r} already, at {before.value[:12]}", ref=name)
+                self._store.ensure_history_synced()
                 try:
                     self._store.move_ref(folder, target, after=before, why=f"{word}: from {ref}", run=run)
                     break
                 except Conflict:
                     continue  # look again at what it was moved to
-        self._store.acknowledge()
+            self._store.acknowledge()
         return target
 
     def delete_tag(self, name: str) -> None:
@@ -373,9 +377,11 @@ class Repository:
         with self._doing(f"deleting {name}"):
             before = _refs.read(self._store.fs, folder, lenient=True)
             if before is None or before.value is None:
+                if before is not None:
+                    self._store.ensure_ref_durable(folder)
                 raise UnknownRef(name, _resolve.known_refs(self._store, kind))
             self._store.move_ref(folder, None, after=before, why="deleted")
-        self._store.acknowledge()
+            self._store.acknowledge()
 
     def checkout(self, branch: str) -> None:
         """Put HEAD on a branch: what `commit` without a branch goes to. UnknownRef where there is no such branch."""
@@ -384,7 +390,7 @@ class Repository:
                 raise UnknownRef(str(branch)[:80], _resolve.known_refs(self._store, "heads"))
             before = _refs.read(self._store.fs, _refs.HEAD, lenient=True)
             self._store.move_ref(_refs.HEAD, f"refs/heads/{branch}", after=before, why="checkout")
-        self._store.acknowledge()
+            self._store.acknowledge()
 
     # -- upkeep -----------------------------------------------------------------------------------------------------
 
@@ -409,3 +415,11 @@ class Repository:
     def _doing(self, what: str) -> Iterator[None]:
         with storage_errors(f"{what} in {self._store.fs.root}"):
             yield
+
+
+def _sync_at_the_end(store: Store) -> None:
+    """What a batch still holds when nobody is left to tell of an error."""
+    try:
+        store.sync()
+    except (OSError, CoralError) as error:
+        _log.error("%s: the last commits of a batch could not be synced: %s", store.fs.root, error)

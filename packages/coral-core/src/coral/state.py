@@ -100,7 +100,7 @@ def _put(tensor: WeightTensor, tensors: dict[str, WeightTensor] | None, path: tu
     if tensors is None:
         raise UnsupportedValue(f"a tensor at {_show(path)}, where only plain values can be stored", path=_show(path))
     name = base = "/".join(part.replace("\0", "") for part in path)[: MAX_NAME // 8] or "value"
-    count = 1
+    count = len(tensors)
     while name in tensors:
         count += 1
         name = f"{base}#{count}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
 from coral.objects import State, Tree, decode_commit, decode_tree, is_id
-from coral.store import Store, _refs
+from coral.store import Store, _notes, _refs
 from coral.store._format import check_format
 from coral.store._index import read_segment
 from coral.store._pack import Entry, directory_of, path_of, read_object, verify_tensor
@@ -97,6 +97,9 @@ class _Found:
 def fsck(store: Store) -> FsckReport:
     """Check a whole repository. Damage is reported, never raised; only the filesystem's own refusals are."""
     report, found = FsckReport(), _Found()
+    # what refs and notes name is looked at before the packs: what is committed meanwhile is not missed then
+    refs = [_check_ref(store, folder) for folder in _ref_folders(store)]
+    noted = list(_take_notes(store, found))
     names = []
     for file in sorted(store.fs.list("packs")):
         name = file.removesuffix(".pack")
@@ -121,11 +124,11 @@ def fsck(store: Store) -> FsckReport:
     report.tensors, report.commits = len(found.tensors), len(found.commits)
     report.problems += _check_index(store)
     tips = []
-    for folder in _ref_folders(store):
-        problems, values = _check_ref(store, folder)
+    for problems, values in refs:
         report.problems += problems
         tips += values
-    report.problems += _take_notes(store, found)
+    report.problems += noted
+    list(_take_notes(store, found))  # what was pruned meanwhile may have gone
     report.problems += _check_reachable(found, tips)
     return report
 
@@ -149,9 +152,9 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
                     good.append((entry, None))
                 else:
                     good.append((entry, read_object(file, entry)))
-            except (CoralError, EOFError) as error:
+            except (CoralError, EOFError, OSError) as error:
                 problems.append(Problem(path_of(name), str(error)))
-    except (CoralError, EOFError) as error:
+    except (CoralError, EOFError, OSError) as error:
         problems.append(Problem(path_of(name), str(error)))
     finally:
         file.close()
@@ -177,11 +180,16 @@ def _ref_folders(store: Store) -> Iterator[str]:
 
 def _check_ref(store: Store, folder: str) -> tuple[list[Problem], list[tuple[str, str]]]:
     """What is wrong with a ref, and the commit that it names, as (commit, folder)."""
-    problems = [
-        Problem(entry.path or folder, str(entry))
-        for entry in _refs.history(store.fs, folder)
-        if isinstance(entry, CorruptObject)
-    ]
+    problems = []
+    newer: _refs.RefEntry | None = None
+    for entry in _refs.history(store.fs, folder):
+        if isinstance(entry, CorruptObject):
+            problems.append(Problem(entry.path or folder, str(entry)))
+            newer = None
+            continue
+        if newer and newer.seq == entry.seq + 1 and newer.prev != entry.nonce:
+            problems.append(Problem(folder, f"entry {newer.seq} of its log does not follow on entry {entry.seq}"))
+        newer = entry
     problems += [Problem(folder, f"entry {seq} of its log is missing") for seq in _refs.missing(store.fs, folder)]
     try:
         newest = _refs.read(store.fs, folder)
@@ -199,14 +207,14 @@ def _check_ref(store: Store, folder: str) -> tuple[list[Problem], list[tuple[str
 def _take_notes(store: Store, found: _Found) -> Iterator[Problem]:
     """Note which commits are pruned or have a later state; yield what is wrong with the notes."""
     for commit in store.fs.list("notes"):
-        try:
-            notes = store.read_notes(commit)
-        except CorruptObject as error:
-            yield Problem(error.path or f"notes/{commit}", str(error), (commit,))
-            continue
-        if any(note.pruned for note in notes):
-            found.pruned.add(commit)
-        found.later[commit] = {note.state for note in notes if note.state}
+        for note in _notes.read(store.fs, commit):
+            if isinstance(note, CorruptObject):
+                yield Problem(note.path or f"notes/{commit}", str(note), (commit,))
+                continue
+            if note.pruned:
+                found.pruned.add(commit)
+            if note.state:
+                found.later.setdefault(commit, set()).add(note.state)
 
 
 def _check_reachable(found: _Found, tips: list[tuple[str, str]]) -> Iterator[Problem]:

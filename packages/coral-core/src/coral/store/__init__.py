@@ -1,7 +1,7 @@
 """The store: packs, index, refs, notes and intents, all of them put if absent and none of them changed."""
 
-from coral.store._committing import Draft, commit, write_state
+from coral.store._committing import Draft, annotate, commit
 from coral.store._intents import intent, needed
 from coral.store._store import Copies, Durability, Store, Stored
 
-__all__ = ["Copies", "Draft", "Durability", "Store", "Stored", "commit", "intent", "needed", "write_state"]
+__all__ = ["Copies", "Draft", "Durability", "Store", "Stored", "annotate", "commit", "intent", "needed"]

@@ -11,16 +11,16 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coral.errors import Conflict, CoralError
-from coral.objects import Commit, State, TensorEntry, decode_tree, encode_commit, encode_tree
+from coral.objects import Commit, Note, State, TensorEntry, decode_tree, encode_commit, encode_tree
 from coral.state import StateValue, flatten
 from coral.store import _refs
 from coral.store._intents import intent
-from coral.store._pack import RAW, PackWriter, path_of
+from coral.store._pack import PackWriter, path_of
 from coral.store._saving import Saved, save_tensors
 from coral.store._store import Copies, Store, Stored
 from coral.weights import WeightTensor
@@ -28,6 +28,7 @@ from coral.weights import WeightTensor
 _log = logging.getLogger("coral")
 
 _TRIES = 1000
+_MAX_OPEN = 128  # packs that are open at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,10 @@ class Draft:
     reasons: tuple[str, ...] = ()
 
 
-def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
-    """Commit to the branch in `folder`, which begins at the commit `start` where it is new; returns the commit's id."""
+def commit(store: Store, folder: str, draft: Draft, start: Callable[[], str | None]) -> str:
+    """Commit to the branch in `folder`, which begins where `start` says if it is new; returns the commit's id."""
     tip = _refs.read(store.fs, folder, lenient=True)
-    parent_id = tip.value if tip and tip.value else start
+    parent_id = tip.value if tip and tip.value else start()
     state_tensors: dict[str, WeightTensor] = {}
     state_json = None if draft.state is None else flatten(draft.state, state_tensors)
     tensors = {f"weights/{n}": t for n, t in draft.weights.items()} | {
@@ -81,13 +82,13 @@ def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
 
         (saved, tree, state, id), _ = store.write_pack(fill)
         reused = {name: done for name, done in saved.items() if done.reused}
-        foreign = {done.entry.id for name, done in reused.items() if name not in parent}
+        foreign = _foreign(reused, parent)
         if foreign:
             stack.enter_context(intent(store.fs, "commit", foreign))
         _verify(store, reused, tensors)
         for attempt in range(_TRIES):
             why = "commit: " + draft.message.partition("\n")[0][:200]
-            if store.durable and tip and not tip.synced:
+            if parent_id and not (tip and tip.value and tip.synced):
                 store.ensure_history_synced()
             try:
                 store.move_ref(folder, id, after=tip, why=why)
@@ -97,20 +98,26 @@ def commit(store: Store, folder: str, draft: Draft, start: str | None) -> str:
                     raise
                 time.sleep(random.random() * min(0.1, 0.001 * 2**attempt))
                 tip = _refs.read(store.fs, folder, lenient=True)
-                parent_id = tip.value if tip and tip.value else start
+                parent_id = tip.value if tip and tip.value else start()
                 id, _ = store.write_pack(lambda writer: writer.add_object("commit", record(tree, state)))
     store.acknowledge()
-    with suppress(OSError):  # the commit is made: the index is only derived from it
+    with suppress(OSError, CoralError):  # the commit is made: the index is only derived from it
         store.index.cover()
     return id
 
 
-def write_state(store: Store, commit: Commit, value: StateValue) -> str:
-    """Store a later training state for a commit, next to the one it has; returns its id, for a note to name."""
+def annotate(store: Store, commit: Commit, note: Note, state: StateValue) -> None:
+    """Add a note to a commit; a later training state, if one is given, is stored for it to name."""
+    if state is None:
+        store.add_note(commit.id, note)
+        return
+    value = state
     tensors: dict[str, WeightTensor] = {}
     json = flatten(value, tensors)
     prefixed = {f"state/{name}": tensor for name, tensor in tensors.items()}
-    with intent(store.fs, "state", [commit.id]), store.copies() as copies:
+    with ExitStack() as stack:
+        stack.enter_context(intent(store.fs, "state", [commit.id]))
+        copies = stack.enter_context(store.copies())
         parent = _earlier(store, copies, commit.id, prefixed)
 
         def fill(writer: PackWriter) -> tuple[dict[str, Saved], str]:
@@ -118,8 +125,18 @@ def write_state(store: Store, commit: Commit, value: StateValue) -> str:
             return saved, writer.add_object("state", State(json, _part(saved, "state/")).encode())
 
         (saved, id), _ = store.write_pack(fill)
-        _verify(store, {name: done for name, done in saved.items() if done.reused}, prefixed)
-    return id
+        reused = {name: done for name, done in saved.items() if done.reused}
+        if foreign := _foreign(reused, parent):
+            stack.enter_context(intent(store.fs, "state", foreign))
+        _verify(store, reused, prefixed)
+        store.add_note(commit.id, replace(note, state=id))
+
+
+def _foreign(reused: Mapping[str, Saved], parent: Mapping[str, Stored]) -> set[str]:
+    """Ids of copies that are reused and are not the parent's, so that the parent's intent does not cover them."""
+    return {
+        done.entry.id for name, done in reused.items() if name not in parent or parent[name].entry.id != done.entry.id
+    }
 
 
 def _part(saved: Mapping[str, Saved], prefix: str) -> dict[str, TensorEntry]:
@@ -145,8 +162,10 @@ def _earlier(store: Store, copies: Copies, id: str | None, tensors: Mapping[str,
         entry = entries.get(name)
         if entry and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape):
             stored = copies.known(entry.id)
-            if stored and stored.entry.codec == RAW and stored.entry.nbytes == tensor.nbytes:
+            if stored and stored.entry.nbytes == tensor.nbytes:
                 found[name] = stored
+            if len(copies) >= _MAX_OPEN:  # what lies in yet other packs is written anew, and so brought together
+                break
     return found
 
 

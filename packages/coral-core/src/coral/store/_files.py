@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem, WriteFile
 
-LIMIT = 16 << 20
+LIMIT = (16 << 20) + 66  # what a sealed file of the largest JSON has
+_LARGEST = 1 << 30
 
 
 def nonce() -> str:
@@ -44,7 +45,10 @@ def put_if_absent(fs: FileSystem, path: str, data: bytes, *, durable: bool) -> b
         try:
             fs.link(source, path)
         except FileExistsError:
-            if fs.read(path, LIMIT) != data:
+            try:
+                if fs.read(path, _LARGEST) != data:
+                    return False
+            except FileNotFoundError:  # taken, and folded since
                 return False
         if durable:
             fs.fsync_dir(path.rpartition("/")[0])

@@ -9,11 +9,13 @@ whoever follows it finds the entry in the pack, or looks again.
 
 from __future__ import annotations
 
+import functools
+import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from coral.store._files import temporary
 from coral.store._pack import Directory, read_directory
 
 _ROW = np.dtype([("key", "<u8"), ("rest", "V24"), ("pack", "<u4"), ("entry", "<u4")])
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _MAGIC = b"CORALIX\n"
 _HEAD = 24  # magic, version u32, packs u32, rows u64
 _UNCOVERED = 32
@@ -97,8 +101,16 @@ def read_segment(fs: FileSystem, name: str) -> _Segment:
     return _Segment.decode(name, fs.read(f"index/{name}", _LIMIT))
 
 
+def _locked(method: Callable[Concatenate[Index, _P], _T]) -> Callable[Concatenate[Index, _P], _T]:
+    def call(self: Index, /, *args: _P.args, **options: _P.kwargs) -> _T:
+        with self._lock:
+            return method(self, *args, **options)
+
+    return functools.update_wrapper(call, method)
+
+
 class Index:
-    """Finds objects in the packs of a repository."""
+    """Finds objects in the packs of a repository. It may be used by several threads."""
 
     def __init__(self, fs: FileSystem, *, durable: bool = False) -> None:
         self._fs = fs
@@ -108,7 +120,9 @@ class Index:
         self._loose: dict[str, Directory] = {}
         self._by_id: dict[str, list[Location]] = {}
         self._loaded = False
+        self._lock = threading.RLock()
 
+    @_locked
     def known(self, id: str) -> list[Location]:
         """Where an object lies, the newest packs first, as far as is known without a `refresh`."""
         if not self._loaded:
@@ -118,10 +132,15 @@ class Index:
             found += segment.find(id)
         return found
 
+    @_locked
     def any(self) -> bool:
         """Whether any object is known of."""
+        if not self._loaded:
+            self.refresh()
         return bool(self._by_id) or bool(self._segments)
 
+    @_locked
+    @_locked
     def with_prefix(self, prefix: str) -> set[str]:
         """The ids of all objects, of any kind, that start so."""
         self.refresh()
@@ -130,6 +149,7 @@ class Index:
             found.update(segment.with_prefix(prefix))
         return found
 
+    @_locked
     def add(self, directory: Directory) -> None:
         """Take in a pack that has just been written."""
         if directory.name not in self._loose and directory.name not in self._covered:
@@ -137,16 +157,23 @@ class Index:
             for number, id in enumerate(directory.ids):
                 self._by_id.setdefault(id, []).append(Location(directory.name, number))
 
+    @_locked
     def directory(self, pack: str) -> Directory | None:
         """The directory of a pack that no index file covers, if it is known."""
         return self._loose.get(pack)
 
+    @_locked
     def forget(self, pack: str) -> None:
         """Drop what is known of a pack that is gone."""
         directory = self._loose.pop(pack, None)
         for id in directory.ids if directory else ():
-            self._by_id[id] = [place for place in self._by_id[id] if place.pack != pack]
+            left = [place for place in self._by_id[id] if place.pack != pack]
+            if left:
+                self._by_id[id] = left
+            else:
+                del self._by_id[id]
 
+    @_locked
     def refresh(self) -> bool:
         """Take in what other processes wrote; whether anything changed. A pack that cannot be read is left to fsck."""
         changed = self._load_segments()
@@ -175,6 +202,7 @@ class Index:
             self.forget(pack)
         return True
 
+    @_locked
     def cover(self) -> None:
         """Write an index file if there are many packs without one. Nothing depends on it: it may fail or be lost."""
         if len(self._loose) < _UNCOVERED:
@@ -182,12 +210,13 @@ class Index:
         self.refresh()
         if len(self._loose) < _UNCOVERED:  # somebody else has covered them
             return
-        packs, merged = list(self._loose), []
+        packs = {name: number for number, name in enumerate(self._loose)}
+        parts, merged = [_rows_of(self._loose.values(), 0)], []
         for segment in sorted(self._segments.values(), key=lambda s: len(s.packs)):
             if len(segment.packs) <= 4 * len(packs):
                 merged.append(segment)
-                packs += segment.packs
-        self._write(packs, [_rows_of(self._loose.values(), 0), *_shifted(merged, len(self._loose))])
+                parts.append(_renumbered(segment, packs))
+        self._write(list(packs), parts)
         for segment in merged:
             with suppress(FileNotFoundError):
                 self._fs.unlink(f"index/{segment.name}")
@@ -218,9 +247,14 @@ def _rows_of(directories: Iterable[Directory], first: int) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, _ROW)
 
 
-def _shifted(segments: Iterable[_Segment], first: int) -> Iterator[NDArray[Any]]:
-    for segment in segments:
-        rows = segment.rows.copy()
-        rows["pack"] += np.uint32(first)
-        first += len(segment.packs)
-        yield rows
+def _renumbered(segment: _Segment, packs: dict[str, int]) -> NDArray[Any]:
+    """The rows of a segment's packs that are not among `packs` yet, numbered on from these; adds them."""
+    numbers = np.full(len(segment.packs), -1, np.int64)
+    for place, name in enumerate(segment.packs):
+        if name not in packs:
+            numbers[place] = packs[name] = len(packs)
+    known = segment.rows[segment.rows["pack"] < len(numbers)]
+    new = numbers[known["pack"]]
+    rows: NDArray[Any] = known[new >= 0].copy()
+    rows["pack"] = new[new >= 0]
+    return rows

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
+from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
 from coral.objects import Note
 from coral.store._files import LIMIT, make_folder, nonce, put_if_absent, seal, unseal
+
+_NAME = re.compile("[0-9a-f]{32}")
 
 
 def add(fs: FileSystem, commit: str, note: Note, *, durable: bool) -> str:
@@ -12,14 +18,16 @@ def add(fs: FileSystem, commit: str, note: Note, *, durable: bool) -> str:
     folder = f"notes/{commit}"
     make_folder(fs, folder, durable=durable)
     path = f"{folder}/{nonce()}"
-    put_if_absent(fs, path, seal(note.encode()), durable=durable)
+    put_if_absent(fs, path, seal(note.encode(commit)), durable=durable)
     return path
 
 
-def read(fs: FileSystem, commit: str) -> list[Note]:
-    """The notes on a commit, in no order. CorruptObject where one is damaged."""
-    found = []
+def read(fs: FileSystem, commit: str) -> Iterator[Note | CorruptObject]:
+    """The notes on a commit, in no order; a damaged one as the error that reading it gives."""
     for name in sorted(fs.list(f"notes/{commit}")):
-        path = f"notes/{commit}/{name}"
-        found.append(Note.decode(unseal(fs.read(path, LIMIT), path), path))
-    return found
+        if _NAME.fullmatch(name):
+            path = f"notes/{commit}/{name}"
+            try:
+                yield Note.decode(unseal(fs.read(path, LIMIT), path), commit, path)
+            except CorruptObject as error:
+                yield error

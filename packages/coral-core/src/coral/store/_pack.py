@@ -355,8 +355,12 @@ class _Background:
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="coral-sync", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="coral-sync", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._thread = None
+            self._run()
 
     def _run(self) -> None:
         try:
@@ -365,7 +369,8 @@ class _Background:
             self._error = error
 
     def join(self) -> None:
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def result(self) -> None:
         self.join()

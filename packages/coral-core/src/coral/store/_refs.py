@@ -1,7 +1,6 @@
 """Refs: a folder of numbered entries each, moved by whoever links the next number first. The folder is the reflog.
 
-    refs/heads/<name>/0000000007        {"value": <commit>, "prev": <nonce of entry 6>, "nonce": ..., "time": ...,
-    "why": ...}
+    refs/heads/<name>/0000000007    {"ref": <folder>, "seq": 7, "value": <commit>, "prev": <nonce of entry 6>, ...}
 
 An entry is durable before it is linked, and linking fails where the number is taken: compare-and-swap without a lock.
 Old entries are folded into segments (`0000000001-0000001024.log`, the entries' lines in order), so that a long
@@ -21,7 +20,7 @@ from coral import _json
 from coral.errors import Conflict, CorruptObject, LimitExceeded, UnsafeInput
 from coral.filesystem import FileSystem
 from coral.objects import is_id, is_time
-from coral.store._files import LIMIT, make_folder, nonce, put_if_absent, seal, temporary, unseal
+from coral.store._files import LIMIT, make_folder, nonce, put_if_absent, seal, unseal
 
 _log = logging.getLogger("coral")
 
@@ -39,8 +38,9 @@ _RESERVED = {"HEAD", "best", "last"}
 
 @dataclass(frozen=True, slots=True)
 class RefEntry:
-    """One value that a ref has had."""
+    """One value that a ref has had. It says which ref's it is, and which of its values: a file out of place shows."""
 
+    ref: str  # the ref's folder
     seq: int
     value: str | None
     prev: str
@@ -52,6 +52,8 @@ class RefEntry:
 
     def encode(self) -> bytes:
         fields: dict[str, Any] = {
+            "ref": self.ref,
+            "seq": self.seq,
             "value": self.value,
             "prev": self.prev,
             "nonce": self.nonce,
@@ -65,10 +67,14 @@ class RefEntry:
         return seal(_json.dumps(fields))
 
     @classmethod
-    def decode(cls, seq: int, content: bytes, path: str) -> RefEntry:
+    def decode(cls, ref: str, seq: int, content: bytes, path: str) -> RefEntry:
         fields = _json.loads(unseal(content, path), path)
         match fields:
+            case {"ref": str(its_ref), "seq": int(its_seq)} if (its_ref, its_seq) != (ref, seq):
+                raise CorruptObject(f"{path} is entry {its_seq} of {its_ref[:300]}: it is out of place", path=path)
             case {
+                "ref": str(),
+                "seq": int(),
                 "value": (str() | None) as value,
                 "prev": str(prev),
                 "nonce": str(nonce),
@@ -76,7 +82,9 @@ class RefEntry:
                 "why": str(why),
             } if is_time(time):
                 run, synced = fields.get("run"), fields.get("synced", True) is not False
-                return cls(seq, value, prev, nonce, float(time), why, synced, run if isinstance(run, str) else None)
+                return cls(
+                    ref, seq, value, prev, nonce, float(time), why, synced, run if isinstance(run, str) else None
+                )
             case _:
                 raise CorruptObject(f"{path} is not a ref entry", path=path)
 
@@ -147,7 +155,7 @@ def read(fs: FileSystem, folder: str, *, lenient: bool = False) -> RefEntry | No
             if not lenient:
                 raise CorruptObject(f"{error}; {known}. Run fsck.", path=error.path) from error
             _log.warning("%s; %s: going on from there", error, known)
-            return replace(last, seq=seq) if last else RefEntry(seq, None, "", "", 0.0, "damaged", synced=False)
+            return replace(last, seq=seq) if last else RefEntry(folder, seq, None, "", "", 0.0, "damaged", synced=False)
         if entry is not None:
             return entry
     return _segment(fs, folder, segments[-1])[-1] if segments else None
@@ -205,7 +213,7 @@ def append(
     if durable and after is not None:
         _sync_before(fs, folder, after)
     seq = after.seq + 1 if after else 1
-    entry = RefEntry(seq, value, after.nonce if after else "", nonce(), fs.now(), why, durable, run)
+    entry = RefEntry(folder, seq, value, after.nonce if after else "", nonce(), fs.now(), why, durable, run)
     if not put_if_absent(fs, f"{folder}/{seq:010d}", entry.encode(), durable=durable):
         raise Conflict(f"{folder} was moved by somebody else")
     _check_not_stale(fs, folder, entry)
@@ -237,9 +245,8 @@ def _check_not_stale(fs: FileSystem, folder: str, entry: RefEntry) -> None:
     files, segments = _listing(fs, folder)
     folded = segments[-1][1] if segments else 0
     if entry.seq > folded:
-        if len(files) >= FOLD + _KEEP:
-            with suppress(OSError):  # the ref has moved: upkeep must not say otherwise
-                _fold(fs, folder, files, folded)
+        with suppress(OSError, CorruptObject):  # the ref has moved: upkeep must not say otherwise
+            _fold(fs, folder, files, folded)
         return
     for segment in segments:
         if segment[0] <= entry.seq <= segment[1] and _segment(fs, folder, segment)[entry.seq - segment[0]] == entry:
@@ -250,21 +257,23 @@ def _check_not_stale(fs: FileSystem, folder: str, entry: RefEntry) -> None:
 
 
 def _fold(fs: FileSystem, folder: str, files: set[int], folded: int) -> None:
-    first, last = folded + 1, folded + FOLD
-    try:
-        entries = [_entry(fs, folder, seq) for seq in range(first, last + 1)]
-    except CorruptObject:
-        return  # left as it is, for fsck to name
-    if last > max(files) - _KEEP or None in entries:
-        return
-    with temporary(fs) as (path, file):
-        file.write([b"".join(entry.encode() for entry in entries if entry)])
-        file.fsync()
-        fs.replace(path, f"{folder}/{first:010d}-{last:010d}.log")
-        fs.fsync_dir(folder)
-    for seq in range(first, last + 1):
-        with suppress(FileNotFoundError):
+    """Fold the oldest entries once there are many; where one of them is damaged they are left for fsck to name."""
+    for seq in files:
+        if seq <= folded:  # left by one who died while folding
             fs.unlink(f"{folder}/{seq:010d}")
+    live = [seq for seq in files if seq > folded]
+    first, last = folded + 1, folded + FOLD
+    if len(live) < FOLD + _KEEP or last > max(live) - _KEEP or len(live) % _KEEP:
+        return
+    entries = [_entry(fs, folder, seq) for seq in range(first, last + 1)]
+    if None in entries:
+        return
+    data = b"".join(entry.encode() for entry in entries if entry)
+    # never in the place of another: entries that were removed are in that one
+    if put_if_absent(fs, f"{folder}/{first:010d}-{last:010d}.log", data, durable=True):
+        for seq in range(first, last + 1):
+            with suppress(FileNotFoundError):
+                fs.unlink(f"{folder}/{seq:010d}")
 
 
 def _listing(fs: FileSystem, folder: str) -> tuple[set[int], list[tuple[int, int]]]:
@@ -280,7 +289,7 @@ def _listing(fs: FileSystem, folder: str) -> tuple[set[int], list[tuple[int, int
 def _entry(fs: FileSystem, folder: str, seq: int) -> RefEntry | None:
     path = f"{folder}/{seq:010d}"
     try:
-        return RefEntry.decode(seq, fs.read(path, LIMIT), path)
+        return RefEntry.decode(folder, seq, fs.read(path, LIMIT), path)
     except FileNotFoundError:
         return None  # folded since it was listed
 
@@ -292,4 +301,4 @@ def _segment(fs: FileSystem, folder: str, segment: tuple[int, int]) -> list[RefE
     if len(lines) != 2 * (last - first + 1) + 1 or lines[-1]:
         raise CorruptObject(f"{path} does not hold {last - first + 1} entries", path=path)
     pairs = zip(lines[0:-1:2], lines[1::2], strict=True)
-    return [RefEntry.decode(first + i, a + b"\n" + b + b"\n", path) for i, (a, b) in enumerate(pairs)]
+    return [RefEntry.decode(folder, first + i, a + b"\n" + b + b"\n", path) for i, (a, b) in enumerate(pairs)]

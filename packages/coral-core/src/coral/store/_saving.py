@@ -59,7 +59,8 @@ def save_tensors(
     other = {name: tensor for name, tensor in tensors.items() if not (name in same and all(same[name]))}
     alike = _alike(other)
     unknown = [name for name in other if name in alike or (name not in earlier and find)]
-    changed = [name for name in other if name not in set(unknown)]
+    asked = set(unknown)
+    changed = [name for name in other if name not in asked]
     placed = {name: writer.place(tensors[name].bytes()) for name in changed}
     saved = {name: _known(stored) for name, stored in earlier.items() if name in same and all(same[name])}
     for name, done in _hash(tensors, unknown, same, earlier):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal, NamedTuple, TypeVar, get_args
 
-from coral.errors import ConfigError, CorruptObject, MissingObject
+from coral.errors import ConfigError, CorruptObject, MissingObject, NewerFormat, StorageError
 from coral.filesystem import FileSystem, ReadFile
 from coral.objects import Commit, Note, decode_commit
 from coral.store import _notes, _refs
@@ -18,6 +20,8 @@ from coral.store._pack import UNSYNCED, Directory, Entry, PackWriter, directory_
 Durability = Literal["full", "batch", "fast"]
 """full: what is acknowledged survives a loss of power. batch: once it is synced, every 8 commits or when asked.
 fast: when the operating system gets to it; a killed process still loses nothing."""
+
+_log = logging.getLogger("coral")
 
 _BATCH = 8
 _DIRECTORIES = 256  # parsed directories that are kept
@@ -44,7 +48,9 @@ class Store:
         self._directories: OrderedDict[str, Directory] = OrderedDict()
         self._unsynced: list[tuple[str, str]] = []  # (file, its folder), oldest first
         self._batched = 0
-        self._synced: set[str] = set()  # packs that were written unsynced and have been synced since
+        self._synced: set[str] = set()  # packs that are known to be durable
+        self._sync_failed: OSError | None = None
+        self._lock = threading.RLock()
 
     @property
     def durable(self) -> bool:
@@ -75,19 +81,44 @@ class Store:
 
     def ensure_synced(self, packs: Iterable[Directory]) -> None:
         """Make packs that were written without a sync as durable as what is about to build on them."""
-        unsynced = {pack.name for pack in packs if pack.flags & UNSYNCED} - self._synced if self.durable else set()
-        for name in unsynced:
-            self.fs.fsync_file(path_of(name))
-        if unsynced:
-            self.fs.fsync_dir("packs")
-            self._synced |= unsynced
+        if not self.durable:
+            return
+        with self._lock, self._syncing():
+            names = {pack.name: pack.flags & UNSYNCED for pack in packs if pack.name not in self._synced}
+            for name, unsynced in names.items():
+                if unsynced:
+                    self.fs.fsync_file(path_of(name))
+            if any(names.values()):
+                self.fs.fsync_dir("packs")
+            self._synced |= names.keys()
 
     def ensure_history_synced(self) -> None:
-        """Sync every pack that was written without: a durable commit is about to follow on one that was not."""
+        """Sync every pack that was written without: something durable is about to name what lies in them."""
+        if not self.durable:
+            return
+        packs = []
         for file in self.fs.list("packs"):
             name = file.removesuffix(".pack")
-            with suppress(CorruptObject, FileNotFoundError):  # fsck's to name
-                self.ensure_synced([read_directory(self.fs, name)])
+            if name not in self._synced:
+                with suppress(CorruptObject, FileNotFoundError):  # fsck's to name
+                    packs.append(read_directory(self.fs, name))
+        self.ensure_synced(packs)
+
+    @contextmanager
+    def _syncing(self) -> Iterator[None]:
+        """A sync that failed is not tried again: the system takes the pages for written then, and they are not."""
+        if self._sync_failed is not None:
+            raise StorageError(
+                f"a sync failed earlier ({self._sync_failed}): what was written before it may not be durable. Run "
+                "fsck, and open the repository anew to go on."
+            ) from self._sync_failed
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._sync_failed = error
+            raise
 
     def directory(self, pack: str, file: ReadFile) -> Directory:
         """The directory of an open pack, from memory where it was read before."""
@@ -96,6 +127,8 @@ class Store:
             found = self._directories[pack] = directory_of(file, pack)
             if len(self._directories) > _DIRECTORIES:
                 self._directories.popitem(last=False)
+        elif pack in self._directories:
+            self._directories.move_to_end(pack)
         return found
 
     @contextmanager
@@ -119,17 +152,23 @@ class Store:
                     raise CorruptObject(f"{id[:12]} is a {stored.entry.kind}, not a {kind}")
                 try:
                     return read_object(stored.file, stored.entry)
-                except (CorruptObject, EOFError) as error:
+                except (CorruptObject, EOFError, OSError) as error:
                     problem = CorruptObject(f"{what} is damaged in {path_of(stored.pack.name)}: {error}")
         raise problem or MissingObject(f"{what} is missing: no pack holds it. Run fsck.")
 
     def read_commit(self, id: str) -> Commit:
         """A commit with its notes merged in."""
-        return decode_commit(self.read_object("commit", id), id).annotated(_notes.read(self.fs, id))
+        return decode_commit(self.read_object("commit", id), id).annotated(self.read_notes(id))
 
     def read_notes(self, commit: str) -> list[Note]:
-        """The notes on a commit, in no order."""
-        return _notes.read(self.fs, commit)
+        """The notes on a commit, in no order. A damaged one is warned of: the commit itself is whole."""
+        found = []
+        for note in _notes.read(self.fs, commit):
+            if isinstance(note, Note):
+                found.append(note)
+            else:
+                _log.warning("%s: a note on commit %s is left out. Run fsck.", note, commit[:12])
+        return found
 
     def move_ref(
         self, folder: str, value: str | None, *, after: _refs.RefEntry | None, why: str, run: str | None = None
@@ -152,7 +191,8 @@ class Store:
     def written(self, path: str) -> None:
         """Remember a file that was put into place without a sync, for the next `sync` of a batch."""
         if self.durability == "batch":
-            self._unsynced.append((path, path.rpartition("/")[0]))
+            with self._lock:
+                self._unsynced.append((path, path.rpartition("/")[0]))
 
     def acknowledge(self) -> None:
         """Count an operation of a batch; sync when there are enough."""
@@ -162,8 +202,8 @@ class Store:
 
     def sync(self) -> None:
         """Make durable what a batch has written so far, packs before the refs that name them."""
-        unsynced, self._unsynced, self._batched = self._unsynced, [], 0
-        try:
+        with self._lock, self._syncing():
+            unsynced, self._unsynced, self._batched = self._unsynced, [], 0
             for path, _ in unsynced:
                 with suppress(FileNotFoundError):  # folded, or superseded, by something durable
                     self.fs.fsync_file(path)
@@ -171,9 +211,6 @@ class Store:
             folders |= {folder.rpartition("/")[0] for folder in folders if folder.count("/") > 0}
             for folder in sorted(folders, key=lambda folder: (folder != "packs", folder)):
                 self.fs.fsync_dir(folder)
-        except BaseException:
-            self._unsynced = unsynced + self._unsynced
-            raise
 
 
 class Copies:
@@ -182,6 +219,9 @@ class Copies:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: dict[str, tuple[ReadFile, Directory] | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def known(self, id: str) -> Stored | None:
         """A copy of an object in a pack that is known of, without looking for new packs."""
@@ -193,8 +233,8 @@ class Copies:
         for stored in self._known(id):
             seen.add(stored.pack.name)
             yield stored
-        if self._store.index.refresh():
-            yield from (stored for stored in self._known(id) if stored.pack.name not in seen)
+        self._store.index.refresh()  # whatever it says: another thread may just have looked
+        yield from [stored for stored in self._known(id) if stored.pack.name not in seen]
 
     def get(self, id: str, name: str, commit: str) -> Stored:
         """A copy of a commit's tensor; MissingObject says which it is where there is none."""
@@ -211,7 +251,9 @@ class Copies:
             if found is not None:
                 file, pack = found
                 if place.entry < len(pack.ids) and pack.ids[place.entry] == id:
-                    yield Stored(pack, file, pack.entry(place.entry))
+                    entry = _known_entry(pack, place.entry)
+                    if entry is not None:
+                        yield Stored(pack, file, entry)
 
     def _open_pack(self, name: str) -> tuple[ReadFile, Directory] | None:
         """Open a pack; None if it is gone or damaged: another copy may be whole, and fsck says what is wrong."""
@@ -233,3 +275,11 @@ class Copies:
             if found is not None:
                 found[0].close()
         self._open.clear()
+
+
+def _known_entry(pack: Directory, number: int) -> Entry | None:
+    """An entry; None if a newer coral stored it: another copy may be of a codec that is known."""
+    try:
+        return pack.entry(number)
+    except NewerFormat:
+        return None
