@@ -5,7 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +164,21 @@ def test_descriptors_are_closed(disk: LocalFileSystem, content: np.ndarray) -> N
         disk.read("file", 1 << 20)
         disk.fsync_dir("")
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
+def test_more_files_may_be_open_than_the_soft_limit_says(python: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    code = """
+    import resource, sys
+    from coral.filesystem import LocalFileSystem
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    fs = LocalFileSystem(sys.argv[1])
+    files = [fs.open("x") for _ in range(200)]
+    print([len(files), int(resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard)])
+    """
+    assert python(code, tmp_path) == [200, 1]
+    none_left = code.replace("(64, hard)", "(64, 64)")
+    with pytest.raises(AssertionError, match="Too many open files"):
+        python(none_left, tmp_path)

@@ -135,7 +135,7 @@ def test_a_commit_with_a_field_missing(field: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "1", '{"tree":', "null"])
 def test_what_is_no_object_at_all(text: str) -> None:
-    for decode in (decode_tree, State.decode, decode_commit, Note.decode):
+    for decode in (decode_tree, State.decode, decode_commit, lambda data, id: Note.decode(data, id, "n")):
         with pytest.raises(CorruptObject):
             decode(text.encode(), A)
 
@@ -191,14 +191,17 @@ def test_a_state_keeps_the_order_of_keys() -> None:
 
 def test_notes_come_back() -> None:
     note = Note({"loss": math.inf}, frozenset({"best", "late"}), True, A, {"step": 3, "t": (1,)}, 2.5)
-    assert Note.decode(note.encode(), "n") == note
-    assert Note.decode(Note(time=1.0).encode(), "n") == Note(time=1.0)
-    assert Note.decode(b'{"time":1,"from the future":[]}', "n") == Note(time=1.0)
+    assert Note.decode(note.encode(B), B, "n") == note
+    assert Note.decode(Note(time=1.0).encode(B), B, "n") == Note(time=1.0)
+    text = f'{{"commit":"{B}","time":1,"from the future":[]}}'
+    assert Note.decode(text.encode(), B, "n") == Note(time=1.0)
 
 
 @pytest.mark.parametrize(
     "change",
     [
+        {"commit": B},
+        {"commit": None},
         {"time": "1"},
         {"time": None},
         {"time": 10**400},
@@ -214,8 +217,10 @@ def test_notes_come_back() -> None:
     ids=lambda change: str(change)[:40],
 )
 def test_a_malformed_note(change: dict[str, Any]) -> None:
+    fields = {"commit": A, "time": 1.0}
+    Note.decode(json.dumps(fields).encode(), A, "n")
     with pytest.raises(CorruptObject):
-        Note.decode(json.dumps({"time": 1.0} | change).encode(), "n")
+        Note.decode(json.dumps(fields | change).encode(), A, "n")
 
 
 def test_notes_are_merged_by_their_time() -> None:

@@ -328,7 +328,8 @@ class Repository:
     def tag(self, name: str, ref: str = "HEAD", *, force: bool = False, run: str | None = None) -> str:
         """Give a commit a name that stays; returns the commit's id. RefExists unless `force` moves the tag.
 
-        What is tagged by hand is never pruned; `run` marks a tag as one that a run's policy moves.
+        What is tagged by hand is never pruned; `run` marks a tag as one that a run's policy moves, which never takes
+        one that was made by hand.
         """
         return self._put("tags", name, ref, force=force, run=run)
 
@@ -351,7 +352,7 @@ class Repository:
                 if before and before.value == target and before.run == run:
                     self._store.ensure_ref_durable(folder)
                     return target
-                if before and before.value and not force:
+                if before and before.value and (not force or (run is not None and before.run is None)):
                     raise RefExists(f"there is a {word} {name!r} already, at {before.value[:12]}", ref=name)
                 self._store.ensure_history_synced()
                 try:

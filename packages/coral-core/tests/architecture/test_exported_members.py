@@ -25,7 +25,9 @@ LOCKED = {
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
     "coral.repository": ["Diff", "Repository", "Stats"],
     "coral.state": ["StateValue", "flatten", "unflatten"],
-    "coral.store": ["Copies", "Draft", "Durability", "Store", "Stored", "commit", "intent", "needed", "write_state"],
+    "coral.store": [
+        "Copies", "Draft", "Durability", "Store", "Stored", "annotate", "check_ref_name", "commit", "intent", "needed",
+    ],
     "coral.training": [
         "DEFAULT_CONFIG", "Action", "Annotate", "Buffers", "CheckpointConfig", "CheckpointManager", "CheckpointPolicy",
         "EpochEnd", "Evaluated", "Event", "Interrupted", "Kept", "PolicyState", "Prune", "Save", "SaveFailed", "Saved",

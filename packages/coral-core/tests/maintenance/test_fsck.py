@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 from coral import Repository
 from coral.errors import CorruptObject, UnknownRef
+from coral.filesystem import FileSystem
 from coral.maintenance import FsckReport
 from coral.store import _index
+from coral.store._refs import RefEntry
 
 Flip = Callable[..., None]
 
@@ -265,3 +268,63 @@ def test_a_damaged_branch_does_not_stand_in_the_way_of_others(repo: Repository, 
         repo.show("torn")
     with pytest.raises(CorruptObject):
         repo.branches()  # what is kept by it could be missed otherwise
+
+
+def test_entries_of_two_branches_that_changed_places(repo: Repository, folder: Path) -> None:
+    repo.commit({"a": np.ones(2)})
+    repo.commit({"a": np.zeros(2)}, branch="exp")
+    paths = ["refs/heads/main/0000000001", "refs/heads/exp/0000000001"]
+    (folder / paths[0]).rename(folder / "x")
+    (folder / paths[1]).rename(folder / paths[0])
+    (folder / "x").rename(folder / paths[1])
+    again = Repository(folder)
+    for branch in ("main", "exp"):
+        with pytest.raises(CorruptObject, match=f"refs/heads/{branch}/0000000001.*out of place"):
+            again.load(branch)
+    assert {problem.path for problem in again.fsck().problems} == set(paths)
+
+
+def test_an_entry_that_does_not_follow_on_the_one_before(repo: Repository, folder: Path) -> None:
+    """Whole, of this ref and number, and from another history."""
+    for number in range(3):
+        repo.commit({"a": np.full(2, number)})
+    path = folder / "refs/heads/main/0000000002"
+    entry = RefEntry.decode("refs/heads/main", 2, path.read_bytes(), "p")
+    assert repo.fsck().ok
+    path.write_bytes(replace(entry, prev="f" * 32).encode())
+    (problem,) = Repository(folder).fsck().problems
+    assert problem.path == "refs/heads/main"
+    assert "entry 2" in problem.message
+    path.write_bytes(replace(entry, nonce="f" * 32).encode())
+    (problem,) = Repository(folder).fsck().problems
+    assert "entry 3" in problem.message
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "commit",
+        "branch",
+        pytest.param("note", marks=pytest.mark.xfail(strict=True, reason="a bug: notes are read twice")),
+    ],
+)
+def test_a_commit_that_is_made_meanwhile(
+    repo: Repository, history: dict[str, Path], fs: FileSystem, around: Callable[..., FileSystem], how: str
+) -> None:
+    made: list[str] = []
+
+    def before(kind: str, path: str) -> None:
+        if kind in ("open", "read") and path.startswith("packs/") and not made:
+            made.append("")
+            match how:
+                case "commit":
+                    made.append(repo.commit({"own": np.full(500, 9, np.float32)}, state={"m": np.full(300, 9)}))
+                case "note":
+                    repo.annotate("HEAD", state={"late": np.full(7, 9.0)})
+                case "branch":
+                    made.append(repo.commit({"own": np.full(500, 9, np.float32)}, branch="new"))
+
+    report = Repository(around(fs, before)).fsck()
+    assert made
+    assert report.problems == []
+    assert repo.fsck().ok

@@ -206,3 +206,21 @@ def test_commits_of_another_process_resolve(repo: Repository, folder: Path, pyth
     )
     assert repo.resolve(id[:8]) == id
     assert repo.resolve(id) == id
+
+
+def test_best_and_steps_are_looked_for_behind_commits_by_hand(repo: Repository, ids: list[str]) -> None:
+    by_hand = [repo.commit({"a": np.full(2, 100 + number)}, "by hand") for number in range(2)]
+    assert repo.resolve("best") == repo.resolve("main@best") == ids[3]
+    assert repo.resolve("step:20") == repo.resolve("main@step:20") == ids[2]
+    assert repo.resolve("step:40") == ids[4]
+    assert repo.resolve("last") == repo.resolve("HEAD") == by_hand[1]
+    with pytest.raises(UnknownRef):
+        repo.resolve("step:41")
+
+
+def test_no_run_behind_commits_by_hand(repo: Repository) -> None:
+    for number in range(2):
+        repo.commit({"a": np.full(2, number)})
+    for ref in ("best", "step:0"):
+        with pytest.raises(UnknownRef):
+            repo.resolve(ref)

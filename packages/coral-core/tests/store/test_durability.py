@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coral import Repository
-from coral.errors import ConfigError
+from coral.errors import ConfigError, StorageError
 from coral.filesystem import FileSystem, LocalFileSystem
 
 SYNCS = {"fsync", "fsync_file", "fsync_dir"}
@@ -119,19 +119,76 @@ def test_a_batch_is_synced_at_the_end(recorded: Open, how: str) -> None:
         assert syncs(calls) == []
 
 
-def test_a_batch_whose_sync_failed_is_synced_again(
+def test_a_batch_whose_sync_failed_is_never_synced_again(
     fs: LocalFileSystem, around: Callable[..., FileSystem], failing: Callable[..., Callable[[str, str], None]]
 ) -> None:
+    """The system takes the pages for written then: a second sync would succeed, and mean nothing."""
     import errno
 
     fail = failing(errno.EIO, at=0, kinds=frozenset({"fsync_dir"}), once=True)
     repo = Repository(around(fs, fail), durability="batch")
     repo.commit({"a": np.ones(3)})
-    with pytest.raises(OSError, match="syncing"):
+    with pytest.raises(StorageError, match="syncing"):
         repo.sync()
-    assert repo.store._unsynced
-    repo.sync()
-    assert not repo.store._unsynced
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"a sync failed earlier \(.*Input/output error"):
+            repo.sync()
+    assert fail.count == 1  # type: ignore[attr-defined]
+    for number in range(7):
+        repo.commit({"a": np.full(3, number)})
+    with pytest.raises(StorageError, match="a sync failed earlier"):
+        repo.commit({"a": np.full(3, 7)})
+    with pytest.raises(StorageError, match="a sync failed earlier"):
+        repo.close()
+    assert Repository(fs).fsck().ok
+
+
+def test_a_durable_operation_after_a_sync_that_failed(
+    fs: LocalFileSystem, around: Callable[..., FileSystem], failing: Callable[..., Callable[[str, str], None]]
+) -> None:
+    import errno
+
+    fast = Repository(fs, durability="fast")
+    fast.commit({"a": np.ones(3)})
+    fail = failing(errno.EIO, at=0, kinds=frozenset({"fsync_file"}), once=True)
+    repo = Repository(around(fs, fail), durability="full")
+    with pytest.raises(StorageError, match="Input/output error"):
+        repo.tag("t")
+    for do in (lambda: repo.tag("t"), lambda: repo.branch("b"), lambda: repo.commit({"a": np.zeros(3)}), repo.sync):
+        with pytest.raises(StorageError, match=r"a sync failed earlier \(.*Input/output error"):
+            do()
+    assert (repo.tags(), list(repo.branches()), fail.count) == ({}, ["main"], 1)  # type: ignore[attr-defined]
+    assert len(repo.log()) == 1
+
+
+def test_a_batch_that_cannot_be_synced_at_the_end_is_logged(
+    fs: LocalFileSystem,
+    around: Callable[..., FileSystem],
+    failing: Callable[..., Callable[[str, str], None]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import errno
+
+    repo = Repository(around(fs, failing(errno.EIO, kinds=frozenset({"fsync_file"}))), durability="batch")
+    repo.commit({"a": np.ones(3)})
+    del repo
+    (record,) = (record for record in caplog.records if record.name == "coral")
+    assert record.levelname == "ERROR"
+    assert "could not be synced" in record.getMessage()
+    assert "Input/output error" in record.getMessage()
+
+
+def test_a_batch_whose_eighth_cannot_be_synced(
+    fs: LocalFileSystem, around: Callable[..., FileSystem], failing: Callable[..., Callable[[str, str], None]]
+) -> None:
+    import errno
+
+    repo = Repository(around(fs, failing(errno.EIO, kinds=frozenset({"fsync_file"}))), durability="batch")
+    repo.commit({"a": np.ones(3)})
+    for number in range(6):
+        repo.tag(f"t{number}")
+    with pytest.raises(StorageError, match="making the tag"):
+        repo.tag("last-one")
 
 
 def test_durable_on_top_of_fast_syncs_what_it_builds_on(
@@ -201,3 +258,36 @@ def test_a_batch_syncs_packs_before_what_names_them(recorded: Open) -> None:
     folders = [path for kind, path in syncs(calls) if kind == "fsync_dir"]
     assert folders[0] == "packs"
     assert any(path.startswith("notes/") for path in folders)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "tag",
+        "branch",
+        "commit",
+        pytest.param("tag again", marks=pytest.mark.xfail(strict=True, reason="a bug: Repository._put")),
+    ],
+)
+def test_a_durable_ref_to_what_was_written_fast(recorded: Open, how: str) -> None:
+    """All that it leads to is durable before it is."""
+    fast, _ = recorded("fast")
+    for n in range(3):
+        fast.commit({"a": np.full(3, n)})
+    if how == "tag again":
+        fast.tag("new")
+    packs = {f"packs/{name}" for name in fast.store.fs.list("packs")}
+    repo, calls = recorded("full")
+    kind = "tags" if how.startswith("tag") else "heads"
+    match how:
+        case "tag" | "tag again":
+            repo.tag("new")
+        case "branch":
+            repo.branch("new")
+        case "commit":
+            repo.commit({"b": np.full(4, 9)}, branch="new")
+    ends = [i for i, (do, path) in enumerate(calls) if do in ("link", "fsync_dir") and path == f"refs/{kind}/new"]
+    ends += [i for i, (do, path) in enumerate(calls) if do == "link" and path.startswith(f"refs/{kind}/new/")]
+    before = calls[: min(ends)]
+    assert packs <= {path for do, path in before if do == "fsync_file"}
+    assert ("fsync_dir", "packs") in before[max(i for i, (_, what) in enumerate(before) if what in packs) :]

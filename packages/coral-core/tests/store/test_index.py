@@ -197,3 +197,30 @@ def test_index_files_of_as_many_packs_do_not_take_each_others_place(
         index._write(list(index._loose), [_index._rows_of(index._loose.values(), 0)])
     assert segments(fs) == [4, 4]
     assert all(Index(fs).known(tree(number)) for number in (0, 1, 2, 3, 100, 101, 102, 103))
+
+
+def test_no_pack_is_kept_twice(fs: LocalFileSystem, grow: Callable[..., list[Directory]]) -> None:
+    """Two that cover the same packs at once leave two index files of them; the next merge makes one."""
+    one, other = Index(fs), Index(fs)
+    packs = grow(one, 0, 4, cover=False)
+    for pack in packs:
+        other.add(pack)
+    one.cover()
+    (first,) = fs.list("index")
+    kept = fs.read(f"index/{first}", 1 << 20)
+    fs.unlink(f"index/{first}")
+    grow(other, 4, 1)
+    file = fs.create(f"index/{first}")
+    file.write([kept])
+    file.close()
+    assert segments(fs) == [4, 5]
+    merging = Index(fs)
+    merging.refresh()
+    grow(merging, 5, 4)
+    listed = [pack for name in fs.list("index") for pack in read_segment(fs, name).packs]
+    assert len(listed) == len(set(listed)) == 9
+    again = Index(fs)
+    again.refresh()
+    for number in range(9):
+        assert len(again.known(tree(number))) == 1
+    assert sum(len(read_segment(fs, name).rows) for name in fs.list("index")) == 18

@@ -113,25 +113,47 @@ def test_any_bit_flipped_in_an_entry(fs: LocalFileSystem, folder: Path) -> None:
         bad = bytearray(data)
         bad[at] ^= 1 << at % 8
         with pytest.raises(CorruptObject):
-            RefEntry.decode(1, bytes(bad), "path")
+            RefEntry.decode(MAIN, 1, bytes(bad), "path")
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"value":1,"prev":"","nonce":"","time":1,"why":""}', '{"value":null}', "x", "NaN"]
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"ref":"r","seq":1,"value":1,"prev":"","nonce":"","time":1,"why":""}',
+        '{"ref":"r","seq":1,"value":null}',
+        '{"ref":"s","seq":1,"value":null,"prev":"","nonce":"","time":1,"why":""}',
+        '{"ref":"r","seq":2,"value":null,"prev":"","nonce":"","time":1,"why":""}',
+        '{"seq":1,"value":null,"prev":"","nonce":"","time":1,"why":""}',
+        '{"ref":"r","value":null,"prev":"","nonce":"","time":1,"why":""}',
+        '{"ref":"r","seq":"1","value":null,"prev":"","nonce":"","time":1,"why":""}',
+        "x",
+        "NaN",
+    ],
 )
 def test_an_entry_that_is_sealed_but_none(text: str) -> None:
     from coral.store._files import seal
 
     with pytest.raises(CorruptObject):
-        RefEntry.decode(1, seal(text.encode()), "path")
+        RefEntry.decode("r", 1, seal(text.encode()), "path")
 
 
 def test_a_time_out_of_range_is_no_foreign_error() -> None:
     from coral.store._files import seal
 
-    text = '{"value":null,"prev":"","nonce":"","time":1' + "0" * 400 + ',"why":""}'
+    text = '{"ref":"r","seq":1,"value":null,"prev":"","nonce":"","time":1' + "0" * 400 + ',"why":""}'
     with pytest.raises(CorruptObject):
-        RefEntry.decode(1, seal(text.encode()), "path")
+        RefEntry.decode("r", 1, seal(text.encode()), "path")
+
+
+@pytest.mark.parametrize("target", [f"{MAIN}/0000000002", "refs/heads/exp/0000000001"])
+def test_an_entry_that_is_out_of_place(fs: LocalFileSystem, folder: Path, target: str) -> None:
+    put(fs, A)
+    (folder / target).parent.mkdir(exist_ok=True)
+    (folder / MAIN / "0000000001").rename(folder / target)
+    with pytest.raises(CorruptObject, match="out of place"):
+        read(fs, target.rpartition("/")[0])
 
 
 def test_stray_files_in_a_ref(fs: LocalFileSystem, folder: Path) -> None:

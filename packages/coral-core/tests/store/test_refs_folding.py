@@ -98,10 +98,11 @@ def test_a_fold_that_fails_takes_nothing_away(
     import errno
 
     put(fs, 1, 5)
-    full = around(fs, failing(errno.ENOSPC, kinds=frozenset({"replace"})))
+    full = around(fs, failing(errno.ENOSPC, at=1, kinds=frozenset({"link"})))
     entry = append(full, MAIN, value(6), after=read(fs, MAIN), why="", durable=False)
     assert entry.seq == 6
     assert values(fs) == [value(n) for n in range(6, 0, -1)]
+    assert sorted(fs.list(MAIN)) == [f"{n:010d}" for n in range(1, 7)]
     assert fs.list("tmp") == []
 
 
@@ -141,3 +142,38 @@ def test_two_fold_at_once(fs: LocalFileSystem) -> None:
     put(fs, 6, 6)  # folds 1 to 4
     _refs._fold(fs, MAIN, files | {6}, 0)  # a second one with an old listing
     assert values(fs) == [value(n) for n in range(6, 0, -1)]
+
+
+def test_leftovers_of_a_fold_go_at_the_next_append(fs: LocalFileSystem, folder: Path) -> None:
+    put(fs, 1, 5)
+    kept = {n: (folder / MAIN / f"{n:010d}").read_bytes() for n in (2, 4)}
+    put(fs, 6, 6)
+    for number, data in kept.items():
+        (folder / MAIN / f"{number:010d}").write_bytes(data)
+    put(fs, 7, 7)
+    assert sorted(fs.list(MAIN)) == ["0000000001-0000000004.log", *(f"{n:010d}" for n in (5, 6, 7))]
+    assert values(fs) == [value(n) for n in range(7, 0, -1)]
+
+
+def test_a_fold_comes_only_at_every_so_many_entries(fs: LocalFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be folded is not tried anew at each append."""
+    monkeypatch.setattr(_refs, "_KEEP", 3)
+    put(fs, 1, 8)
+    assert len(fs.list(MAIN)) == 8
+    put(fs, 9, 9)
+    assert sorted(fs.list(MAIN)) == ["0000000001-0000000004.log", *(f"{n:010d}" for n in range(5, 10))]
+
+
+def test_a_segment_is_never_replaced(fs: LocalFileSystem, folder: Path, around: Callable[..., LocalFileSystem]) -> None:
+    """Whoever was first has removed the entries that are in theirs."""
+    put(fs, 1, 5)
+    path = folder / MAIN / "0000000001-0000000004.log"
+
+    def before(kind: str, target: str) -> None:
+        if kind == "link" and target.endswith(".log"):
+            path.write_bytes(b"theirs")
+        assert not (kind == "replace" and target.startswith(MAIN))
+
+    append(around(fs, before), MAIN, value(6), after=read(fs, MAIN), why="", durable=False)
+    assert path.read_bytes() == b"theirs"
+    assert {f"{n:010d}" for n in range(1, 7)} <= set(fs.list(MAIN))

@@ -440,3 +440,199 @@ manager.emit(StepEnd(1))
     repo = Repository(tmp_path / "repo")
     assert [c.step for c in repo.log()] == [1]
     assert repo.load()["w"].data.min() == 7
+
+
+# What a review found, each of which went wrong once
+
+
+class Slow:
+    """Commits wait at a gate; a wait on them can be interrupted as Ctrl-C would."""
+
+    def __init__(self, monkeypatch):
+        self.gate, real = threading.Event(), Repository.commit
+
+        def commit(this, *args, **options):
+            assert self.gate.wait(10)
+            return real(this, *args, **options)
+
+        monkeypatch.setattr(Repository, "commit", commit)
+
+    def interrupt_the_next_wait(self, monkeypatch):
+        from concurrent.futures import Future
+
+        real = Future.exception
+
+        def exception(future, timeout=None):
+            if not future.done():
+                monkeypatch.setattr(Future, "exception", real)
+                raise KeyboardInterrupt
+            return real(future, timeout)
+
+        monkeypatch.setattr(Future, "exception", exception)
+
+
+def test_an_interrupted_wait_leaves_the_save_its_memory(repo, source, monkeypatch):
+    slow = Slow(monkeypatch)
+    manager = CheckpointManager(repo, config(save_every_n_steps=1), source)
+    train(manager, source, 0, 1)
+    slow.interrupt_the_next_wait(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(manager, source, 1, 2)
+    slow.gate.set()
+    train(manager, source, 2, 3)  # a notebook's user goes on
+    manager.close()
+    assert [weight(repo, c.id) for c in repo.log()] == [3, 1]
+    assert [c.step for c in repo.chain()] == [3, 1]
+
+
+def test_an_interrupted_wait_does_not_lose_the_step(repo, source, monkeypatch):
+    slow = Slow(monkeypatch)
+
+    def run():
+        with CheckpointManager(repo, config(save_every_n_steps=1), source) as manager:
+            train(manager, source, 0, 1)
+            slow.interrupt_the_next_wait(monkeypatch)
+            threading.Timer(0.05, slow.gate.set).start()
+            train(manager, source, 1, 2)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert steps(repo) == [1, 2]
+    assert repo.show().reasons == ("requested",)
+    assert weight(repo, "HEAD") == 2
+
+
+def test_a_run_that_resumes_from_another_branch_prunes_nothing_there(repo, source):
+    options = config(save_every_n_steps=1, keep_last_n_checkpoints=2, save_on_best_metric="loss")
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 2)
+    with CheckpointManager(repo, options, source, branch="exp") as manager:
+        manager.restore("refs/heads/main")
+        train(manager, source, 2, 8)
+    assert steps(repo, "main", pruned=False) == [1, 2]
+    assert steps(repo, "exp", pruned=False)[-2:] == [7, 8]
+
+
+def test_a_run_that_had_stopped_early_says_so_when_it_is_resumed(repo, source):
+    options = config(save_every_n_epochs=1, save_on_best_metric="loss", early_stopping_patience=1)
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 4, epoch_steps=2, scores=[1.0, 2.0])
+    with CheckpointManager(repo, options, source) as manager:
+        manager.restore()
+        assert "early stopping" in manager.stop_reason
+
+
+def test_a_tag_that_fails_does_not_undo_the_save(repo, source, monkeypatch):
+    monkeypatch.setattr(Repository, "tag", lambda *args, **options: (_ for _ in ()).throw(OSError(5, "pretended")))
+    options = config(save_every_n_steps=1, save_on_best_metric="loss", keep_last_n_checkpoints=1)
+    manager = CheckpointManager(repo, options, source)
+    manager.emit(StepEnd(1), Evaluated(1, {"loss": 1.0}))
+    with pytest.raises(SaveFailedError, match="tag"):
+        manager.wait()
+    assert manager.state.best is not None
+    train(manager, source, 1, 3)
+    manager.close()
+    assert [c.step for c in repo.chain()] == [3, 2, 1]
+
+
+def test_a_best_tag_made_by_hand_is_not_taken_away(repo, source, caplog):
+    mine = repo.commit({"w": np.zeros(1)}, "mine")
+    repo.tag("best/x", mine)
+    with CheckpointManager(repo, config(save_on_best_metric="loss"), source, experiment="x") as manager:
+        manager.emit(StepEnd(1), Evaluated(1, {"loss": 1.0}))
+    assert repo.tags()["best/x"] == mine
+    assert "is not tagged" in caplog.text
+
+
+def test_resuming_looks_for_the_experiments_own_checkpoints(repo, source, caplog):
+    for name, end in (("a", 2), ("b", 3)):
+        with CheckpointManager(repo, config(save_every_n_steps=1), source, experiment=name) as manager:
+            train(manager, source, 0, end)
+    with CheckpointManager(repo, config(), source, experiment="a") as manager:
+        assert manager.restore().step == 2
+    assert caplog.text == ""
+    with CheckpointManager(repo, config(), source, experiment="new") as manager:
+        assert manager.restore().step == 3
+    assert "'b'" in caplog.text
+
+
+def test_the_order_of_events_in_one_call_does_not_change_the_record(repo, source):
+    for branch, events in (("one", (EpochEnd(3, 0), StepEnd(3))), ("two", (StepEnd(3), EpochEnd(3, 0)))):
+        with CheckpointManager(repo, config(save_every_n_epochs=1), source, branch=branch) as manager:
+            manager.emit(*events)
+        found = TrainingState.of(repo.show(branch))
+        assert (found.epoch, found.epoch_complete) == (0, True)
+
+
+def test_another_metric_is_not_judged_against_the_old_ones_score(repo, source):
+    with CheckpointManager(repo, config(save_on_best_metric="loss"), source) as manager:
+        manager.emit(StepEnd(1), Evaluated(1, {"loss": 0.01}))
+    options = config(save_on_best_metric="val_loss", keep_best_n_checkpoints=1)
+    with CheckpointManager(repo, options, source) as manager:
+        manager.restore()
+        manager.emit(StepEnd(2), Evaluated(2, {"val_loss": 0.7}))
+        manager.emit(StepEnd(3), Evaluated(3, {"val_loss": 0.6}))
+    assert repo.show("best").step == 3
+
+
+def test_a_failed_save_is_logged_even_if_nobody_asks(repo, source, monkeypatch, caplog):
+    Failing(repo, monkeypatch, 1)
+    manager = CheckpointManager(repo, config(save_every_n_steps=1), source)
+    train(manager, source, 0, 1)
+    manager._worker.close()
+    assert "saving step 1 failed" in caplog.text
+    with pytest.raises(SaveFailedError):
+        manager.wait()
+
+
+def test_a_hook_that_fails_loses_no_save(repo, source):
+    manager = CheckpointManager(repo, config(save_every_n_steps=1), source)
+    manager.on_saved.append(lambda step, commit: 1 // 0)
+    train(manager, source, 0, 1)
+    for _ in range(2):
+        with pytest.raises(SaveFailedError, match="zero"):
+            manager.wait()
+        manager.emit(StepEnd(manager.state.step + 1))
+    manager.on_saved.clear()
+    manager.close()
+    assert steps(repo) == [1, 2, 3]
+
+
+def test_an_unsafe_branch_is_refused_at_once(repo, source):
+    with pytest.raises(ValueError, match="branch"):
+        CheckpointManager(repo, config(), source, branch="../x")
+
+
+def test_a_hand_made_commit_has_no_epoch_of_another_run(repo, source):
+    hand = repo.commit({"w": np.zeros(4, np.float32)}, "hand")
+    with CheckpointManager(repo, config(save_every_n_epochs=1), source) as manager:
+        train(manager, source, 0, 4, epoch_steps=1)
+        manager.restore(hand)
+        assert manager.epoch_to_run == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_forked_process_saves_by_a_thread_of_its_own(tmp_path):
+    code = f"""
+import os, sys
+import numpy as np
+from coral import Repository, WeightTensor
+from coral.store import needed
+from coral.training import CheckpointConfig, CheckpointManager, Snapshot, StepEnd
+class Source:
+    def capture(self, *, copy=True):
+        return Snapshot({{"w": WeightTensor(np.ones(3))}})
+    def restore(self, snapshot): ...
+repo = Repository({str(tmp_path / "repo")!r}, init=True)
+manager = CheckpointManager(repo, CheckpointConfig(save_every_n_steps=1), Source())
+manager.emit(StepEnd(1)); manager.wait(); manager.restore()
+pid = os.fork()
+if pid == 0:
+    manager.emit(StepEnd(2)); manager.wait(); sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+assert needed(repo.store.fs), "the child took the parent's intent away"
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [c.step for c in Repository(tmp_path / "repo").log()] == [2, 1]

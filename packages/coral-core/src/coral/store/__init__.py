@@ -2,6 +2,18 @@
 
 from coral.store._committing import Draft, annotate, commit
 from coral.store._intents import intent, needed
+from coral.store._refs import check_ref_name
 from coral.store._store import Copies, Durability, Store, Stored
 
-__all__ = ["Copies", "Draft", "Durability", "Store", "Stored", "annotate", "commit", "intent", "needed"]
+__all__ = [
+    "Copies",
+    "Draft",
+    "Durability",
+    "Store",
+    "Stored",
+    "annotate",
+    "check_ref_name",
+    "commit",
+    "intent",
+    "needed",
+]

@@ -31,8 +31,9 @@ def intent(fs: FileSystem, kind: str, needs: Iterable[str]) -> Iterator[None]:
         yield
     finally:
         file.close()
-        with suppress(OSError):
-            fs.unlink(path)
+        if fs.origin().pid == origin.pid:  # a forked process does not end its parent's operation
+            with suppress(OSError):
+                fs.unlink(path)
 
 
 def needed(fs: FileSystem) -> set[str]:

@@ -10,19 +10,19 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from coral.errors import CoralError, SaveFailedError, UnknownRef
+from coral.errors import RefExists, SaveFailedError
 from coral.objects import Commit
 from coral.repository import Repository
 from coral.state import flatten
-from coral.store import intent, needed
+from coral.store import check_ref_name, intent, needed
 from coral.training._config import DEFAULT_CONFIG, CheckpointConfig
 from coral.training._events import (
     Action,
@@ -41,14 +41,14 @@ from coral.training._events import (
 )
 from coral.training._memory import short_of_memory
 from coral.training._policy import CheckpointPolicy
-from coral.training._policy_state import Kept, PolicyState
+from coral.training._policy_state import PolicyState
 from coral.training._record import TrainingState
+from coral.training._resuming import find, monitor_of, rebuild
 from coral.training._source import Snapshot, StateSource
+from coral.training._worker import Worker, done_here
 from coral.weights import WeightTensor
 
 _log = logging.getLogger("coral")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,14 @@ class CheckpointManager:
         self.config = DEFAULT_CONFIG if config is None else config
         self.repo = repo.with_durability(self.config.durability)
         self.experiment = experiment
-        self.branch = repo.head if branch is None else branch
+        self.branch = repo.head if branch is None else check_ref_name(branch)
         self.run = os.urandom(8).hex()
         self.policy = CheckpointPolicy(self.config)
         self.state = PolicyState()
         self.stop_reason: str | None = None
         self.on_saved: list[Callable[[int, str], None]] = []
         self._source = source
-        self._worker: ThreadPoolExecutor | None = None
+        self._worker = Worker()
         self._pending: _Pending | None = None
         self._later: list[Future[None]] = []
         self._failed: SaveFailedError | None = None
@@ -103,7 +103,7 @@ class CheckpointManager:
         self._held = ExitStack()  # the intent that keeps what the run resumed from
         self._begun = False
         self._moved = False  # whether there is anything to save at the end
-        self._epoch, self._epoch_complete = 0, False
+        self._step, self._epoch, self._epoch_complete = 0, 0, False  # where training is, whatever the policy was told
         self._warned = False
         self._has_room = False  # whether there was memory for a copy of a snapshot
 
@@ -118,16 +118,20 @@ class CheckpointManager:
         for event in timed:
             self._follow(event)
         state, actions = self.policy.advance(self.state, *timed)
+        if any(isinstance(action, Save) or _recaptures(action, timed) for action in actions):
+            self._collect(wait=True)  # an interrupt of this wait leaves the step as if it had not come
+            state, actions = self.policy.advance(self.state, *timed)
         self.state = state
         self._run(actions, tuple(timed))
         self._warn_of_missing_metric()
         self._raise_failure()
 
     def _follow(self, event: Event) -> None:
+        before, self._step = self._step, max(self._step, event.step)
         match event:
             case TrainBegin():
                 self._begun = True
-            case StepEnd(step=step) if step > self.state.step and self._epoch_complete:
+            case StepEnd(step=step) if step > before and self._epoch_complete:
                 self._epoch, self._epoch_complete, self._moved = self._epoch + 1, False, True
             case EpochEnd(epoch=epoch, complete=complete):
                 self._epoch, self._epoch_complete, self._moved = epoch, complete, True
@@ -153,7 +157,6 @@ class CheckpointManager:
     # -- saving -----------------------------------------------------------------------------------------------------
 
     def _save(self, action: Save, events: tuple[Event, ...]) -> None:
-        self._collect(wait=True)
         try:
             snapshot, copied = self._capture(action.step)
         except Exception as error:  # noqa: BLE001 - reported at the next event
@@ -166,7 +169,11 @@ class CheckpointManager:
         metrics, begun = dict(self.state.metrics), time.monotonic()
 
         def work() -> str:
-            id = self._commit(action, snapshot, record, metrics)
+            try:
+                id = self._commit(action, snapshot, record, metrics)
+            except Exception as error:  # said at once: at interpreter exit nobody may be left to collect it
+                _log.error("%s: saving step %d failed: %s", self.experiment, action.step, error)
+                raise
             took = time.monotonic() - begun
             _log.info(
                 "%s: saved step %d (%s) as %s in %.2f s",
@@ -178,9 +185,20 @@ class CheckpointManager:
             )
             return id
 
-        self._pending = _Pending(action.step, self._submit(work))
+        saved = self._worker.submit(work) if copied else self._in_place(action.step, work)
+        self._pending = _Pending(action.step, saved)
+        if "best" in action.reasons:  # on its own: a tag that fails does not undo the save
+            self._do(lambda: None if saved.exception() else self._tag_best(saved.result()))
         if not copied or any(isinstance(event, Interrupted) for event in events):
             self._collect(wait=True)
+
+    def _in_place(self, step: int, work: Callable[[], str]) -> Future[str]:
+        """Save what is no copy: the training waits, and an interrupt ends the save before it ends anything else."""
+        try:
+            return done_here(work)
+        except BaseException as interrupt:
+            self.state, _ = self.policy.advance(self.state, SaveFailed(step, repr(interrupt)))
+            raise
 
     def _capture(self, step: int) -> tuple[Snapshot, bool]:
         """A snapshot, and whether it is a copy: training must not go on before one that is not has been saved."""
@@ -191,6 +209,7 @@ class CheckpointManager:
             if short_of_memory(_nbytes_of(views)):
                 _log.warning("%s: memory is short of a second copy: saving step %d in place", self.experiment, step)
                 return views, False
+            del views
             self._has_room = True
         return self._source.capture(), True
 
@@ -207,13 +226,14 @@ class CheckpointManager:
             why=snapshot.why,
             policy=self.state.to_json(counters_only=True),
             kept=self.policy.current(self.state).to_json(),
+            monitor=list(monitor_of(self.policy)),
         )
 
     def _commit(self, action: Save, snapshot: Snapshot, record: TrainingState, metrics: dict[str, float]) -> str:
         message = self.config.commit_message(
             experiment=self.experiment, step=action.step, epoch=record.epoch, reasons=action.reasons, metrics=metrics
         )
-        id = self.repo.commit(
+        return self.repo.commit(
             snapshot.weights,
             message,
             branch=self.branch,
@@ -223,25 +243,25 @@ class CheckpointManager:
             metrics=metrics,
             reasons=action.reasons,
         )
-        if "best" in action.reasons:
-            self._tag_best(id)
-        return id
 
     def _tag_best(self, commit: str) -> None:
         if self.config.tag_best_checkpoints:
             name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.experiment).strip("-") or "default"
-            self.repo.tag(f"best/{name[:150]}", commit, force=True, run=self.run)
+            try:
+                self.repo.tag(f"best/{name[:150]}", commit, force=True, run=self.run)
+            except RefExists as error:  # one made by hand is not taken away
+                _log.warning("%s: the best checkpoint, %s, is not tagged: %s", self.experiment, commit[:12], error)
 
     def _annotate(self, action: Annotate, events: tuple[Event, ...]) -> None:
         """Add to a save of this step. An epoch's end moves schedulers on: its state replaces the one saved."""
         step, state = action.step, None
         extra: dict[str, Any] = {"kept": self.policy.current(self.state).to_json()}
-        if any(isinstance(event, EpochEnd) for event in events):
-            self._collect(wait=True)  # its memory is needed for the new snapshot
+        copied = True
+        if _recaptures(action, events):
             if step not in self._commits:
                 return  # that save failed
             try:
-                snapshot = self._source.capture()
+                snapshot, copied = self._capture(step)
             except Exception as error:  # noqa: BLE001 - reported at the next event
                 self._fail(step, error)
                 return
@@ -263,8 +283,8 @@ class CheckpointManager:
             if "best" in action.reasons:
                 self._tag_best(id)
 
-        self._do(work)
-        if state is not None:
+        self._later.append(self._worker.submit(work) if copied and self.config.async_save else done_here(work))
+        if not copied:
             self._collect(wait=True)
 
     def _prune(self, commits: list[tuple[int, str]]) -> None:
@@ -278,39 +298,43 @@ class CheckpointManager:
                 self.repo.annotate(commit, pruned=True)
 
     def _do(self, work: Callable[[], None]) -> None:
-        """Have the worker do something after what it has to do already."""
-        self._later.append(self._submit(work))
-        if not self.config.async_save:
-            self._collect(wait=True)
-
-    def _submit(self, work: Callable[[], _T]) -> Future[_T]:
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix="coral-save")
-        return self._worker.submit(work)
+        """Have something done after what the worker has to do already; here and now if nothing goes on beside it."""
+        self._later.append(self._worker.submit(work) if self.config.async_save else done_here(work))
 
     # -- what the worker reports ------------------------------------------------------------------------------------
 
     def _collect(self, *, wait: bool) -> None:
-        """Take in what the worker has finished, or everything if `wait`."""
+        """Take in what the worker has finished, or everything if `wait`.
+
+        An interrupt of the wait leaves what is waited for pending: its memory is in use.
+        """
         while self._pending and (wait or self._pending.future.done()):
-            pending, self._pending = self._pending, None
-            try:
-                commit = pending.future.result()
-            except Exception as error:  # noqa: BLE001 - reported at the next event
+            pending = self._pending
+            error = pending.future.exception()
+            self._pending = None
+            if isinstance(error, Exception):
                 self._fail(pending.step, error)
             else:
-                self._commits[pending.step] = self._previous = commit
-                self.state, actions = self.policy.advance(self.state, Saved(pending.step, commit))
-                self._run(actions)
-                for hook in self.on_saved:
-                    hook(pending.step, commit)
+                self._saved(pending.step, pending.future.result())
         while self._later and (wait or self._later[0].done()):
+            error = self._later[0].exception()
+            self._later.pop(0)
+            if isinstance(error, Exception):
+                message = f"{self.experiment}: a note, tag or prune could not be written: {error}"
+                _log.error("%s", message)
+                self._note_failure(message, error, None)
+
+    def _saved(self, step: int, commit: str) -> None:
+        self._commits[step] = self._previous = commit
+        self.state, actions = self.policy.advance(self.state, Saved(step, commit))
+        self._run(actions)
+        for hook in self.on_saved:
             try:
-                self._later.pop(0).result()
-            except Exception as error:  # noqa: BLE001 - reported at the next event
-                self._note_failure(
-                    f"{self.experiment}: a note, tag or prune could not be written: {error}", error, None
-                )
+                hook(step, commit)
+            except Exception as error:  # noqa: BLE001 - the hook's own, reported at the next event
+                message = f"{self.experiment}: what is to follow a save failed for step {step}: {error}"
+                _log.error("%s", message)
+                self._note_failure(message, error, step)
 
     def _fail(self, step: int, error: Exception) -> None:
         self.state, actions = self.policy.advance(self.state, SaveFailed(step, str(error)))
@@ -318,7 +342,6 @@ class CheckpointManager:
         self._note_failure(f"{self.experiment}: saving step {step} failed: {error}", error, step)
 
     def _note_failure(self, message: str, error: Exception, step: int | None) -> None:
-        _log.error("%s", message)
         if self._failed is None:
             self._failed = SaveFailedError(message, step=step)
             self._failed.__cause__ = error
@@ -350,7 +373,7 @@ class CheckpointManager:
         None where the branch has no commit yet. Raises UnknownRef, CommitPruned, WeightsMismatch, CorruptObject.
         """
         self._collect(wait=True)
-        id = self._find(ref, best=best)
+        id = find(self.repo, self.branch, self.experiment, ref, best=best)
         if id is None:
             return None
         commit = self.repo.show(id)
@@ -359,43 +382,21 @@ class CheckpointManager:
         self._raise_failure()
         return commit
 
-    def _find(self, ref: str | None, *, best: bool) -> str | None:
-        if ref is not None:
-            in_branch = ref in ("best", "last") or ref.startswith("step:")
-            return self.repo.resolve(f"{self.branch}@{ref}" if in_branch else ref)
-        tip = self.repo.branches().get(self.branch)
-        if tip is None or not best:
-            return tip
-        try:
-            return self.repo.resolve(f"{self.branch}@best")
-        except UnknownRef:
-            _log.warning("%s: no checkpoint is marked as the best: loading the newest, %s", self.experiment, tip[:12])
-            return tip
-
     def _resume(self, commit: Commit) -> None:
-        """The state of a run that goes on from a checkpoint: its policy's counters, and what it kept."""
+        """Go on from a checkpoint as a new run, which keeps to the budgets of what it goes on from."""
+        found, resumed = TrainingState.of(commit), rebuild(self.repo, self.policy, self.branch, commit)
         self.run = os.urandom(8).hex()
-        self.stop_reason, self._begun, self._moved = None, True, False
         self._previous = self._resumed_from = commit.id
         self._held.close()
         self._held.enter_context(intent(self.repo.store.fs, "run", [commit.id]))
-        self._commits = {}
-        self.state = PolicyState()
-        found = TrainingState.of(commit)
-        if found is not None:
-            kept = []
-            for each in self.repo.chain(commit.id):
-                entry = TrainingState.of(each)
-                if entry and entry.kept and not each.pruned:
-                    self._commits.setdefault(entry.step, each.id)
-                    kept.append(Kept.from_json(entry.kept))
-            self._epoch, self._epoch_complete = found.epoch, found.epoch_complete
-            if found.policy:
-                self.state = self.policy.resume(found.policy, kept)
-        step = found.step if found else 0
-        self.state, _ = self.policy.advance(self.state, TrainBegin(step, resumed=True))
+        self._commits, self.state = dict(resumed.commits), resumed.state
+        self._begun, self._moved = True, False
+        self._step = found.step if found else 0
+        self._epoch, self._epoch_complete = (found.epoch, found.epoch_complete) if found else (0, False)
+        self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
+        self.state, _ = self.policy.advance(self.state, TrainBegin(self._step, resumed=True))
         how = "exactly" if commit.exact else f"approximately ({found.why if found else 'no training state'})"
-        _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], step)
+        _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._step)
 
     @property
     def epoch_to_run(self) -> int:
@@ -415,15 +416,16 @@ class CheckpointManager:
         `restore` works afterwards, too, and so does training on.
         """
         try:
-            if self._begun and self._moved:
-                self.emit(TrainEnd(self.state.step))
-            self.wait()
-        finally:
-            if self._worker is not None:
-                self._worker.shutdown(wait=True)
-                self._worker = None
-            self._held.close()
+            try:
+                if self._begun and self._moved:
+                    self.emit(TrainEnd(self._step))
+            finally:
+                self._collect(wait=True)
+            self._raise_failure()
             self.repo.sync()
+        finally:
+            self._worker.close()
+            self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -434,12 +436,24 @@ class CheckpointManager:
         if error is None:
             self.close()
             return
-        try:  # the exception that is on its way is what matters: nothing here may take its place
-            if isinstance(error, Exception | KeyboardInterrupt) and self._begun and self._moved:
-                self.emit(Interrupted(self.state.step, "exception"))
-            self.close()
-        except CoralError as failure:
-            _log.error("%s: while ending after %r: %s", self.experiment, error, failure)
+        # The exception that is on its way is what matters: nothing here may take its place. It may have come from
+        # inside an optimizer's step, for all that is known here: an adapter that knows better emits Interrupted
+        # itself.
+        for end in (partial(self._interrupted, error), self.close):
+            try:
+                end()
+            except Exception as failure:  # noqa: BLE001 - said, and left at that
+                _log.error("%s: while ending after %r: %s", self.experiment, error, failure)
+
+    def _interrupted(self, error: BaseException) -> None:
+        if self._begun and self._moved and not isinstance(error, GeneratorExit):
+            asked = isinstance(error, KeyboardInterrupt | SystemExit)
+            self.emit(Interrupted(self._step, "requested" if asked else "exception", mid_step=True))
+
+
+def _recaptures(action: Action, events: Iterable[Event]) -> bool:
+    """Whether what was saved at this step has moved on since: an epoch's end steps schedulers."""
+    return isinstance(action, Annotate) and any(isinstance(event, EpochEnd) for event in events)
 
 
 def _nbytes_of(snapshot: Snapshot) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ class TrainingState:
 
     `step` counts completed optimizer updates; `epoch` is 0-based, and is over if `epoch_complete`. `previous` is the
     commit of the checkpoint before, `resumed_from` that which the run began with. `policy` and `kept` are the
-    policy's counters and its entry for this checkpoint, as JSON.
+    policy's counters and its entry for this checkpoint, as JSON; `monitor` is the metric that they go by, and whether
+    less of it is better.
     """
 
     run: str
@@ -29,6 +30,7 @@ class TrainingState:
     why: str = ""
     policy: Mapping[str, Any] | None = None
     kept: Mapping[str, Any] | None = None
+    monitor: Sequence[Any] | None = None
 
     def fields(self) -> dict[str, Any]:
         """As `Repository.commit` takes it."""
@@ -40,7 +42,7 @@ class TrainingState:
         found = commit.training
         if commit.run is None or commit.step is None:
             return None
-        policy, kept = found.get("policy"), found.get("kept")
+        policy, kept, monitor = found.get("policy"), found.get("kept"), found.get("monitor")
         return cls(
             run=commit.run,
             experiment=commit.experiment or "",
@@ -53,4 +55,5 @@ class TrainingState:
             why=str(found.get("why", "")),
             policy=policy if isinstance(policy, dict) else None,
             kept=kept if isinstance(kept, dict) else None,
+            monitor=monitor if isinstance(monitor, (list, tuple)) else None,
         )

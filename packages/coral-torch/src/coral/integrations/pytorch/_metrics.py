@@ -24,7 +24,9 @@ class MeanMetrics:
         self._tensors: dict[str, Tensor] = {}
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        """Count in one value of each of these: a number, or a tensor of one element on any device."""
+        """Count in one value of each of these: a number, or a tensor of one element on any device; all or none."""
+        for name, value in metrics.items():
+            _check_scalar(name, value) if isinstance(value, Tensor) else _number(name, value)
         for name, value in metrics.items():
             if isinstance(value, Tensor):
                 self._add_tensor(name, value.detach())

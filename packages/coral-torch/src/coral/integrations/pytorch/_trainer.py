@@ -84,7 +84,9 @@ class CoralTrainer:
         """Save this scheduler's state with each checkpoint, and step it: at each "epoch", each "step", or never (None).
 
         At the end of an epoch it is stepped before saving. A plateau scheduler is given the `metric` of that name, by
-        default the one that `save_on_best_metric` names. A scheduler that the loop has stepped itself is left alone.
+        default the one that `save_on_best_metric` names. A scheduler that the loop has stepped itself since the
+        last epoch's end is left alone; a loop that steps its scheduler must do so before `epoch_end` (or `step`), or
+        the checkpoint holds it as it was before.
         """
         warn_of_lambdas(scheduler)
         self._source.set_schedule(Schedule(scheduler, step_on, metric or self._monitored))
@@ -230,11 +232,19 @@ class CoralTrainer:
             if self._source.going:
                 self._source.interrupted = True
                 cause: Literal["requested", "exception"] = (
-                    "requested" if isinstance(error, KeyboardInterrupt) else "exception"
+                    "requested" if isinstance(error, KeyboardInterrupt | SystemExit) else "exception"
                 )
                 # without an optimizer that was set, nobody knows whether an update has begun
                 mid_step = self._source.moved or self._source.optimizer is None
                 self.manager.emit(Interrupted(self.global_step, cause, mid_step))
-            self.manager.close()
         except Exception:  # noqa: BLE001, the error that the training ends with matters more
             _log.exception("coral could not save the run that is ending with %s", type(error).__name__)
+        finally:
+            self._source.interrupted = False  # training may go on after all
+            self._close_after(error)
+
+    def _close_after(self, error: BaseException) -> None:
+        try:
+            self.manager.close()
+        except Exception:  # noqa: BLE001, the error that the training ends with matters more
+            _log.exception("coral could not finish the run that is ending with %s", type(error).__name__)
