@@ -162,7 +162,7 @@ def _segments_not_synced(ops: list[Op], names: Names) -> Iterable[Op]:
 def _entries_removed_before_their_segment_is_there(ops: list[Op], names: Names) -> Iterable[Op]:
     folded = -1
     for op in ops:
-        if op.kind == "replace" and op.name.endswith(".log"):
+        if op.kind == "link" and op.name.endswith(".log"):
             folded = op.folder
         elif op.kind == "fsync_dir" and op.folder == folded:
             folded = -1

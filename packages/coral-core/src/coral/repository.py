@@ -350,6 +350,7 @@ class Repository:
             while True:
                 before = _refs.read(self._store.fs, folder, lenient=True)
                 if before and before.value == target and before.run == run:
+                    self._store.ensure_history_synced()
                     self._store.ensure_ref_durable(folder)
                     return target
                 if before and before.value and (not force or (run is not None and before.run is None)):

@@ -305,7 +305,7 @@ def test_an_entry_that_does_not_follow_on_the_one_before(repo: Repository, folde
     [
         "commit",
         "branch",
-        pytest.param("note", marks=pytest.mark.xfail(strict=True, reason="a bug: notes are read twice")),
+        "note",
     ],
 )
 def test_a_commit_that_is_made_meanwhile(

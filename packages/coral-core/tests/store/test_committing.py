@@ -166,7 +166,6 @@ def test_a_copy_of_another_branch_has_an_intent_of_its_own(
     assert needed(fs) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="a bug: copies found by their id open packs without end")
 def test_few_packs_are_open_at_a_commit(
     fs: LocalFileSystem, repo: Repository, monkeypatch: pytest.MonkeyPatch, assert_bits: Bits
 ) -> None:

@@ -266,7 +266,7 @@ def test_a_batch_syncs_packs_before_what_names_them(recorded: Open) -> None:
         "tag",
         "branch",
         "commit",
-        pytest.param("tag again", marks=pytest.mark.xfail(strict=True, reason="a bug: Repository._put")),
+        "tag again",
     ],
 )
 def test_a_durable_ref_to_what_was_written_fast(recorded: Open, how: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
-from coral.objects import State, Tree, decode_commit, decode_tree, is_id
+from coral.objects import Note, State, Tree, decode_commit, decode_tree, is_id
 from coral.store import Store, _notes, _refs
 from coral.store._format import check_format
 from coral.store._index import read_segment
@@ -128,7 +128,7 @@ def fsck(store: Store) -> FsckReport:
         report.problems += problems
         tips += values
     report.problems += noted
-    list(_take_notes(store, found))  # what was pruned meanwhile may have gone
+    found.pruned |= _pruned(store)  # what was pruned meanwhile may have gone
     report.problems += _check_reachable(found, tips)
     return report
 
@@ -215,6 +215,11 @@ def _take_notes(store: Store, found: _Found) -> Iterator[Problem]:
                 found.pruned.add(commit)
             if note.state:
                 found.later.setdefault(commit, set()).add(note.state)
+
+
+def _pruned(store: Store) -> set[str]:
+    notes = ((commit, note) for commit in store.fs.list("notes") for note in _notes.read(store.fs, commit))
+    return {commit for commit, note in notes if isinstance(note, Note) and note.pruned}
 
 
 def _check_reachable(found: _Found, tips: list[tuple[str, str]]) -> Iterator[Problem]:

@@ -73,7 +73,7 @@ def commit(store: Store, folder: str, draft: Draft, start: Callable[[], str | No
             )
 
         def fill(writer: PackWriter) -> tuple[dict[str, Saved], str, str | None, str]:
-            saved = save_tensors(tensors, writer, parent, copies.known if store.index.any() else None)
+            saved = save_tensors(tensors, writer, parent, _finder(store, copies))
             tree = writer.add_object("tree", encode_tree(_part(saved, "weights/")))
             state = None
             if draft.state is not None:
@@ -121,7 +121,7 @@ def annotate(store: Store, commit: Commit, note: Note, state: StateValue) -> Non
         parent = _earlier(store, copies, commit.id, prefixed)
 
         def fill(writer: PackWriter) -> tuple[dict[str, Saved], str]:
-            saved = save_tensors(prefixed, writer, parent, copies.known)
+            saved = save_tensors(prefixed, writer, parent, _finder(store, copies))
             return saved, writer.add_object("state", State(json, _part(saved, "state/")).encode())
 
         (saved, id), _ = store.write_pack(fill)
@@ -130,6 +130,13 @@ def annotate(store: Store, commit: Commit, note: Note, state: StateValue) -> Non
             stack.enter_context(intent(store.fs, "state", foreign))
         _verify(store, reused, prefixed)
         store.add_note(commit.id, replace(note, state=id))
+
+
+def _finder(store: Store, copies: Copies) -> Callable[[str], Stored | None] | None:
+    """Finds a copy by its id, as long as not too many packs are open; None where there is nothing to find."""
+    if not store.index.any():
+        return None
+    return lambda id: copies.known(id) if len(copies) < _MAX_OPEN else None
 
 
 def _foreign(reused: Mapping[str, Saved], parent: Mapping[str, Stored]) -> set[str]:

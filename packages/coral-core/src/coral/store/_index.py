@@ -140,7 +140,6 @@ class Index:
         return bool(self._by_id) or bool(self._segments)
 
     @_locked
-    @_locked
     def with_prefix(self, prefix: str) -> set[str]:
         """The ids of all objects, of any kind, that start so."""
         self.refresh()

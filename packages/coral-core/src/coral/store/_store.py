@@ -122,14 +122,15 @@ class Store:
 
     def directory(self, pack: str, file: ReadFile) -> Directory:
         """The directory of an open pack, from memory where it was read before."""
-        found = self.index.directory(pack) or self._directories.get(pack)
-        if found is None:
-            found = self._directories[pack] = directory_of(file, pack)
+        found = self.index.directory(pack)
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._directories.pop(pack, None) or directory_of(file, pack)
+            self._directories[pack] = found  # the last to go
             if len(self._directories) > _DIRECTORIES:
                 self._directories.popitem(last=False)
-        elif pack in self._directories:
-            self._directories.move_to_end(pack)
-        return found
+            return found
 
     @contextmanager
     def copies(self) -> Iterator[Copies]:
@@ -196,9 +197,10 @@ class Store:
 
     def acknowledge(self) -> None:
         """Count an operation of a batch; sync when there are enough."""
-        self._batched += 1
-        if self._batched >= _BATCH:
-            self.sync()
+        with self._lock:
+            self._batched += 1
+            if self._batched >= _BATCH:
+                self.sync()
 
     def sync(self) -> None:
         """Make durable what a batch has written so far, packs before the refs that name them."""
