@@ -112,10 +112,14 @@ def test_no_json_makes_the_reader_stumble(value: Any) -> None:
         pass
 
 
+def decode_note(data: bytes, commit: str) -> Note:
+    return Note.decode(data, commit, "a note")
+
+
 @trips
 @given(st.one_of(st.binary(max_size=64), JSON.map(lambda value: json.dumps(value).encode())))
 def test_no_bytes_make_a_decoder_stumble(data: bytes) -> None:
-    for decode in (decode_tree, State.decode, Note.decode, decode_commit):
+    for decode in (decode_tree, State.decode, decode_note, decode_commit):
         try:
             decode(data, "a" * 64)
         except CoralError:
@@ -125,7 +129,7 @@ def test_no_bytes_make_a_decoder_stumble(data: bytes) -> None:
 ENTRY = {"dtype": "int8", "id": "a" * 64, "shape": [1]}
 FIELDS: dict[str, Any] = {"message": "m", "metadata": {}, "metrics": {}, "nbytes": 0, "parents": [], "reasons": []}
 FIELDS |= {"state": None, "time": 1.0, "training": {}, "tree": "a" * 64, "pruned": False, "value": None}
-FIELDS["tensors"] = {"n": ENTRY}
+FIELDS |= {"tensors": {"n": ENTRY}, "commit": "a" * 64}
 SHAPES = {
     decode_commit: [
         "message",
@@ -139,7 +143,7 @@ SHAPES = {
         "training",
         "tree",
     ],
-    Note.decode: ["time", "metrics", "reasons", "pruned", "state", "training"],
+    decode_note: ["commit", "time", "metrics", "reasons", "pruned", "state", "training"],
     State.decode: ["tensors", "value"],
     decode_tree: ["tensors"],
 }
