@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ from typing import Self
 
 from coral import _resolve
 from coral._loading import StoredTensors
+from coral._summaries import Diff, Stats
 from coral.errors import (
     CommitPruned,
     Conflict,
@@ -47,34 +47,6 @@ from coral.weights import Array, WeightTensor
 __all__ = ["Diff", "Repository", "Stats"]
 
 _log = logging.getLogger("coral")
-
-
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """How the weights of two commits differ, by tensor name: bit-exact, from ids alone."""
-
-    added: list[str]
-    removed: list[str]
-    modified: list[str]
-    unchanged: list[str]
-
-    @property
-    def identical(self) -> bool:
-        """Whether every tensor is the same, bit by bit."""
-        return not (self.added or self.removed or self.modified)
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a repository holds. `raw_bytes`: the tensors of all commits that are not pruned, as if each were whole.
-
-    `stored_bytes`: all files of the repository. Both in bytes.
-    """
-
-    commits: int
-    packs: int
-    raw_bytes: int
-    stored_bytes: int
 
 
 class Repository:

@@ -21,7 +21,7 @@ FLOORS = [
     {"coral.state"},
     {"coral.objects", "coral.delta"},
     {"coral.store"},
-    {"coral.maintenance", "coral.remotes", "coral._resolve", "coral._loading"},
+    {"coral.maintenance", "coral.remotes", "coral._resolve", "coral._summaries", "coral._loading"},
     {"coral.repository"},
     {"coral"},
     {"coral.training"},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -18,11 +17,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from coral.errors import RefExists, SaveFailedError
+from coral.errors import SaveFailedError
 from coral.objects import Commit
 from coral.repository import Repository
-from coral.state import flatten
-from coral.store import check_ref_name, intent, needed
+from coral.store import check_ref_name, intent
 from coral.training._config import DEFAULT_CONFIG, CheckpointConfig
 from coral.training._events import (
     Action,
@@ -39,14 +37,14 @@ from coral.training._events import (
     TrainBegin,
     TrainEnd,
 )
-from coral.training._memory import short_of_memory
+from coral.training._memory import nbytes_of, short_of_memory
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import PolicyState
 from coral.training._record import TrainingState
 from coral.training._resuming import find, monitor_of, rebuild
 from coral.training._source import Snapshot, StateSource
 from coral.training._worker import Worker, done_here
-from coral.weights import WeightTensor
+from coral.training._writing import RunWriter
 
 _log = logging.getLogger("coral")
 
@@ -87,6 +85,7 @@ class CheckpointManager:
         self.repo = repo.with_durability(self.config.durability)
         self.experiment = experiment
         self.branch = repo.head if branch is None else check_ref_name(branch)
+        self._writer = RunWriter(self.repo, self.config, experiment, self.branch)
         self.run = os.urandom(8).hex()
         self.policy = CheckpointPolicy(self.config)
         self.state = PolicyState()
@@ -149,7 +148,7 @@ class CheckpointManager:
                     self._annotate(action, events)
                 case Prune(steps=steps):
                     commits = [(step, self._commits.pop(step)) for step in steps if step in self._commits]
-                    self._do(partial(self._prune, commits))
+                    self._do(partial(self._writer.prune, commits))
                 case Stop(reason=reason):
                     self.stop_reason = reason
                     _log.info("%s: stop: %s", self.experiment, reason)
@@ -166,29 +165,11 @@ class CheckpointManager:
         if mid_step:
             snapshot = replace(snapshot, exact=False, why="interrupted inside optimizer.step()")
         record = self._record(action.step, snapshot)
-        metrics, begun = dict(self.state.metrics), time.monotonic()
-
-        def work() -> str:
-            try:
-                id = self._commit(action, snapshot, record, metrics)
-            except Exception as error:  # said at once: at interpreter exit nobody may be left to collect it
-                _log.error("%s: saving step %d failed: %s", self.experiment, action.step, error)
-                raise
-            took = time.monotonic() - begun
-            _log.info(
-                "%s: saved step %d (%s) as %s in %.2f s",
-                self.experiment,
-                action.step,
-                _words(action.reasons),
-                id[:12],
-                took,
-            )
-            return id
-
+        work = partial(self._writer.commit, snapshot, record, action.reasons, dict(self.state.metrics))
         saved = self._worker.submit(work) if copied else self._in_place(action.step, work)
         self._pending = _Pending(action.step, saved)
         if "best" in action.reasons:  # on its own: a tag that fails does not undo the save
-            self._do(lambda: None if saved.exception() else self._tag_best(saved.result()))
+            self._do(lambda: None if saved.exception() else self._writer.tag_best(saved.result(), record.run))
         if not copied or any(isinstance(event, Interrupted) for event in events):
             self._collect(wait=True)
 
@@ -206,7 +187,7 @@ class CheckpointManager:
             return self._source.capture(copy=False), False
         if not self._has_room:  # the first copy takes memory, which later ones use again
             views = self._source.capture(copy=False)
-            if short_of_memory(_nbytes_of(views)):
+            if short_of_memory(nbytes_of(views)):
                 _log.warning("%s: memory is short of a second copy: saving step %d in place", self.experiment, step)
                 return views, False
             del views
@@ -229,29 +210,6 @@ class CheckpointManager:
             monitor=list(monitor_of(self.policy)),
         )
 
-    def _commit(self, action: Save, snapshot: Snapshot, record: TrainingState, metrics: dict[str, float]) -> str:
-        message = self.config.commit_message(
-            experiment=self.experiment, step=action.step, epoch=record.epoch, reasons=action.reasons, metrics=metrics
-        )
-        return self.repo.commit(
-            snapshot.weights,
-            message,
-            branch=self.branch,
-            state=snapshot.state,
-            metadata=snapshot.metadata,
-            training=record.fields(),
-            metrics=metrics,
-            reasons=action.reasons,
-        )
-
-    def _tag_best(self, commit: str) -> None:
-        if self.config.tag_best_checkpoints:
-            name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.experiment).strip("-") or "default"
-            try:
-                self.repo.tag(f"best/{name[:150]}", commit, force=True, run=self.run)
-            except RefExists as error:  # one made by hand is not taken away
-                _log.warning("%s: the best checkpoint, %s, is not tagged: %s", self.experiment, commit[:12], error)
-
     def _annotate(self, action: Annotate, events: tuple[Event, ...]) -> None:
         """Add to a save of this step. An epoch's end moves schedulers on: its state replaces the one saved."""
         step, state = action.step, None
@@ -270,7 +228,7 @@ class CheckpointManager:
                 name: record.fields()[name] for name in ("epoch", "epoch_complete", "exact", "why", "policy", "kept")
             }
             state = snapshot.state
-        before = self._pending
+        before, run = self._pending, self.run
 
         def work() -> None:
             if before and before.step == step:
@@ -281,21 +239,11 @@ class CheckpointManager:
                 return
             self.repo.annotate(id, metrics=action.metrics, reasons=action.reasons, state=state, training=extra)
             if "best" in action.reasons:
-                self._tag_best(id)
+                self._writer.tag_best(id, run)
 
         self._later.append(self._worker.submit(work) if copied and self.config.async_save else done_here(work))
         if not copied:
             self._collect(wait=True)
-
-    def _prune(self, commits: list[tuple[int, str]]) -> None:
-        """Mark commits as pruned, but for those that a tag made by hand, another ref or an open run holds."""
-        branches = {tip for branch, tip in self.repo.branches().items() if branch != self.branch}
-        held = branches | set(self.repo.tags(by_hand=True).values()) | needed(self.repo.store.fs)
-        for step, commit in commits:
-            if commit in held:
-                _log.info("%s: step %d is kept: a ref or an open run holds it", self.experiment, step)
-            else:
-                self.repo.annotate(commit, pruned=True)
 
     def _do(self, work: Callable[[], None]) -> None:
         """Have something done after what the worker has to do already; here and now if nothing goes on beside it."""
@@ -454,13 +402,3 @@ class CheckpointManager:
 def _recaptures(action: Action, events: Iterable[Event]) -> bool:
     """Whether what was saved at this step has moved on since: an epoch's end steps schedulers."""
     return isinstance(action, Annotate) and any(isinstance(event, EpochEnd) for event in events)
-
-
-def _nbytes_of(snapshot: Snapshot) -> int:
-    tensors: dict[str, WeightTensor] = {}
-    flatten(snapshot.state, tensors)
-    return sum(tensor.nbytes for part in (snapshot.weights, tensors) for tensor in part.values())
-
-
-def _words(reasons: Any) -> str:
-    return ", ".join(sorted(reasons))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from coral.state import flatten
+from coral.training._source import Snapshot
+from coral.weights import WeightTensor
+
 _MARGIN = 1.2
 
 
@@ -21,3 +25,10 @@ def _available() -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def nbytes_of(snapshot: Snapshot) -> int:
+    """The bytes of all tensors of a snapshot, those of its state included."""
+    tensors: dict[str, WeightTensor] = {}
+    flatten(snapshot.state, tensors)
+    return sum(tensor.nbytes for part in (snapshot.weights, tensors) for tensor in part.values())

@@ -1,0 +1,73 @@
+"""What a run writes into its repository: commits, the tag on its best, and which commits are pruned."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from coral.errors import RefExists
+from coral.repository import Repository
+from coral.store import needed
+from coral.training._config import CheckpointConfig
+from coral.training._record import TrainingState
+from coral.training._source import Snapshot
+
+_log = logging.getLogger("coral")
+
+
+@dataclass(frozen=True, slots=True)
+class RunWriter:
+    """Writes for the runs of one experiment on one branch."""
+
+    repo: Repository
+    config: CheckpointConfig
+    experiment: str
+    branch: str
+
+    def commit(
+        self, snapshot: Snapshot, record: TrainingState, reasons: Iterable[str], metrics: Mapping[str, float]
+    ) -> str:
+        """Commit a snapshot with what the run says of it; returns the commit's id."""
+        begun, why = time.monotonic(), ", ".join(sorted(reasons))
+        message = self.config.commit_message(
+            experiment=self.experiment, step=record.step, epoch=record.epoch, reasons=reasons, metrics=metrics
+        )
+        try:
+            id = self.repo.commit(
+                snapshot.weights,
+                message,
+                branch=self.branch,
+                state=snapshot.state,
+                metadata=snapshot.metadata,
+                training=record.fields(),
+                metrics=metrics,
+                reasons=reasons,
+            )
+        except Exception as error:  # said at once: at interpreter exit nobody may be left to collect it
+            _log.error("%s: saving step %d failed: %s", self.experiment, record.step, error)
+            raise
+        took = time.monotonic() - begun
+        _log.info("%s: saved step %d (%s) as %s in %.2f s", self.experiment, record.step, why, id[:12], took)
+        return id
+
+    def tag_best(self, commit: str, run: str) -> None:
+        """Move the experiment's best tag to a commit; one that was made by hand is left where it is."""
+        if self.config.tag_best_checkpoints:
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.experiment).strip("-") or "default"
+            try:
+                self.repo.tag(f"best/{name[:150]}", commit, force=True, run=run)
+            except RefExists as error:
+                _log.warning("%s: the best checkpoint, %s, is not tagged: %s", self.experiment, commit[:12], error)
+
+    def prune(self, commits: Iterable[tuple[int, str]]) -> None:
+        """Mark commits as pruned, but for those that a tag made by hand, another ref or an open run holds."""
+        branches = {tip for branch, tip in self.repo.branches().items() if branch != self.branch}
+        held = branches | set(self.repo.tags(by_hand=True).values()) | needed(self.repo.store.fs)
+        for step, commit in commits:
+            if commit in held:
+                _log.info("%s: step %d is kept: a ref or an open run holds it", self.experiment, step)
+            else:
+                self.repo.annotate(commit, pruned=True)
