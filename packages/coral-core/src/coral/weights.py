@@ -87,12 +87,13 @@ def check_shape(shape: object, dtype: object) -> tuple[tuple[int, ...], int]:
         raise UnsafeInput(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if not isinstance(shape, (list, tuple)) or len(shape) > MAX_RANK:
         raise UnsafeInput(f"a shape is a list of at most {MAX_RANK} sizes, not {str(shape)[:80]}")
-    nbytes = DTYPES[dtype].itemsize
+    nbytes, largest = DTYPES[dtype].itemsize, 0
     for size in shape:
         if type(size) is not int or size < 0:  # bools and floats are not sizes
             raise UnsafeInput(f"a shape holds sizes of 0 or more, not {size!r}")
         nbytes *= size  # Python ints: nothing wraps around
-    if nbytes > MAX_BYTES or any(size > MAX_BYTES for size in shape):
+        largest = max(largest, size)
+    if nbytes > MAX_BYTES or largest > MAX_BYTES:
         raise LimitExceeded(f"a tensor of shape {list(shape)} and dtype {dtype} is larger than 2^63 - 1 bytes")
     return tuple(shape), nbytes
 
@@ -161,6 +162,17 @@ class WeightTensor:
             parts = pool().map(sha256, (flat[i : i + BLOCK] for i in range(0, flat.size, BLOCK)))
             self._id = tensor_id(self.dtype, self.shape, b"".join(parts))
         return self._id
+
+    def renewed(self) -> WeightTensor:
+        """The same memory, of which nothing is known any more: for a buffer that holds another tensor each time."""
+        return WeightTensor._of(self.dtype, self.shape, self.nbytes, self.data)
+
+    @classmethod
+    def _of(cls, dtype: str, shape: tuple[int, ...], nbytes: int, data: Array) -> WeightTensor:
+        self = cls.__new__(cls)
+        self.dtype, self.shape, self.nbytes = dtype, shape, nbytes
+        self._data, self._id, self._read = data, None, None
+        return self
 
     @property
     def contiguous(self) -> bool:

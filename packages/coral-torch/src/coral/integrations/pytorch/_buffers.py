@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coral import WeightTensor
-from coral.integrations.pytorch._tensors import BITS, array, carried, check, detached
+from coral.integrations.pytorch._tensors import BITS, PLAIN, array, carried, check, detached
 from coral.training import copy_all
 
 __all__ = ["TensorBuffers"]
@@ -19,14 +19,31 @@ __all__ = ["TensorBuffers"]
 Flat = NDArray[np.uint8]
 
 
-class _Slot(NamedTuple):
+@dataclass(slots=True)
+class _Slot:
+    """A buffer, for tensors of one dtype, shape and device; and where the last one lay, if it was a run of bytes."""
+
     dtype: torch.dtype
     shape: torch.Size
     device: torch.device
     on_cpu: bool
     tensor: Tensor
-    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+    weight: WeightTensor
     flat: Flat
+    source: Flat | None = None
+    address: int = 0
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether it is the tensor of last time, as it mostly is: then nothing about it has to be looked at again."""
+        return (
+            type(tensor) in PLAIN
+            and tensor.dtype is self.dtype
+            and tensor.shape == self.shape
+            and tensor.data_ptr() == self.address
+            and tensor.device == self.device
+            and tensor.is_contiguous()
+            and not (tensor.is_complex() or tensor.is_neg())
+        )
 
 
 class TensorBuffers:
@@ -56,15 +73,21 @@ class TensorBuffers:
 
     def copy(self, path: str, tensor: Tensor) -> WeightTensor:
         """A copy of the tensor in CPU memory, complete only after `finish`: the tensor must not change until then."""
-        name = check(tensor, path)
         while path in self._used:  # {"a.b": ...} beside {"a": {"b": ...}}
             path += "'"
         slot = self._slots.get(path)
+        if slot is not None and slot.source is not None and slot.is_of(tensor):
+            self._todo.append((slot.flat, slot.source))
+            self._used.add(path)
+            return slot.weight.renewed()
+        name = check(tensor, path)
         if slot is None or slot.dtype is not tensor.dtype or slot.shape != tensor.shape or slot.device != tensor.device:
             slot = self._slots[path] = _new_slot(tensor, name)
         source = carried(detached(tensor))
+        slot.source, slot.address = None, 0
         if slot.on_cpu and source.is_contiguous() and not (source.is_conj() or source.is_neg()):
-            self._todo.append((slot.flat, source.reshape(-1).view(torch.uint8).numpy()))
+            slot.source, slot.address = source.reshape(-1).view(torch.uint8).numpy(), tensor.data_ptr()
+            self._todo.append((slot.flat, slot.source))
         elif slot.on_cpu:
             slot.tensor.copy_(source)
         else:
@@ -72,7 +95,7 @@ class TensorBuffers:
             self._devices.add(slot.device)
         self._used.add(path)
         # a new WeightTensor each time: it remembers its id, and the memory holds another tensor now
-        return WeightTensor(slot.array, dtype=name)
+        return slot.weight.renewed()
 
     def finish(self) -> None:
         """Complete the copies, and let go of the buffers that no `copy` has used since `begin`."""
@@ -89,7 +112,5 @@ def _new_slot(tensor: Tensor, name: str) -> _Slot:
     dtype = BITS.get(tensor.dtype, tensor.dtype)
     device = tensor.device
     memory = torch.empty(tensor.shape, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")
-    held = array(memory, name)
-    return _Slot(
-        tensor.dtype, tensor.shape, device, device.type == "cpu", memory, held, held.reshape(-1).view(np.uint8)
-    )
+    weight = WeightTensor(array(memory, name), dtype=name)
+    return _Slot(tensor.dtype, tensor.shape, device, device.type == "cpu", memory, weight, weight.bytes())
