@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
@@ -15,6 +17,8 @@ from coral.store._index import read_segment
 from coral.store._pack import Entry, directory_of, path_of, read_object, verify_tensor
 
 __all__ = ["FsckReport", "Problem"]
+
+_GROUP, _GROUP_BYTES = 64, 8 << 20  # packs, and bytes, that a thread checks at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +115,8 @@ def fsck(store: Store) -> FsckReport:
         check_format(store.fs)
     except (CoralError, FileNotFoundError) as error:
         report.problems.append(Problem("format", str(error)))
-    for name, checked in zip(names, pool().map(lambda name: _check_pack(store, name), names), strict=True):
-        entries, problems = checked
+    groups = pool().map(lambda group: [(name, *_check_pack(store, name)) for name in group], _groups(store, names))
+    for name, entries, problems in chain.from_iterable(groups):
         report.packs += 1
         report.problems += problems
         for entry, payload in entries:
@@ -131,6 +135,21 @@ def fsck(store: Store) -> FsckReport:
     found.pruned |= _pruned(store)  # what was pruned meanwhile may have gone
     report.problems += _check_reachable(found, tips)
     return report
+
+
+def _groups(store: Store, names: list[str]) -> Iterator[list[str]]:
+    """Packs for one thread at a time: a large one, or many small ones, between which handing over would cost more."""
+    group: list[str] = []
+    size = 0
+    for name in names:
+        group.append(name)
+        with suppress(OSError):
+            size += store.fs.stat(path_of(name)).size
+        if size >= _GROUP_BYTES or len(group) >= _GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None]], list[Problem]]:
