@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(
     expected = [t if isinstance(t, WeightTensor) else WeightTensor(t) for t in tensors]
     assert list(found.values()) == [t.bytes().tobytes() for t in expected] + [payload for _, payload in objects]
     directory = read_directory(fs, written.name)
-    assert [directory.kind(n) for n in range(len(directory))] == ["tensor"] * 6 + ["tree", "state", "commit"]
+    assert [entry.kind for entry in directory.entries()] == ["tensor"] * 6 + ["tree", "state", "commit"]
     for entry, tensor in zip(directory.entries(), expected, strict=False):
         assert (entry.id, entry.dtype, entry.shape, entry.nbytes) == (
             tensor.id,

@@ -121,10 +121,6 @@ class Directory:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def kind(self, number: int) -> str:
-        """The kind of the entry of a number: tensor, tree, state or commit."""
-        return KIND_BY_CODE[self._rows[number][2]]
-
     @cached_property
     def _rows(self) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = self.rows.tolist()  # reading a field of one numpy row costs more than all of this
