@@ -8,7 +8,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +72,7 @@ def in_turn(contenders: list[Contender], rounds: int, seed: int = 0) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured figure and the most that is asked of it (None: printed for comparison only)."""
+    """One measured figure and the most, or the least, that is asked of it (neither: printed for comparison only)."""
 
     bench: str
     name: str
@@ -80,15 +80,22 @@ class Figure:
     asked: float | None = None
     unit: str = "x"
     note: str = ""
+    least: float | None = None
+
+    @property
+    def judged(self) -> bool:
+        return self.asked is not None or self.least is not None
 
     @property
     def ok(self) -> bool:
-        return self.asked is None or self.value <= self.asked
+        few_enough = self.asked is None or self.value <= self.asked
+        return few_enough and (self.least is None or self.value >= self.least)
 
     def line(self) -> str:
-        value = f"{self.value:9.2f} {self.unit:4}"
-        asked = "" if self.asked is None else f"asked <= {self.asked:g}"
-        verdict = "" if self.asked is None else "ok" if self.ok else "MISS"
+        value = f"{self.value:9.{3 if abs(self.value) < 10 else 2}f} {self.unit:4}"
+        bounds = (("<=", self.asked), (">=", self.least))
+        asked = " and ".join(f"asked {sign} {bound:g}" for sign, bound in bounds if bound is not None)
+        verdict = ("ok" if self.ok else "MISS") if self.judged else ""
         return f"  {self.name:66} {value} {asked:13} {verdict:4} {self.note}".rstrip()
 
 
@@ -110,6 +117,12 @@ class Report:
         for name, timing in timings.items():
             print(f"  {name:66} {timing.median * 1e3:9.1f} {timing.best * 1e3:9.1f}", flush=True)
         self.timings.setdefault(bench, {}).update(timings)
+
+    def table(self, bench: str, what: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> None:
+        """Keep and print rows of numbers under the names of their columns."""
+        self.note(bench, f"{what:66} " + " ".join(f"{column:>14}" for column in columns))
+        for name, numbers in rows.items():
+            self.note(bench, f"{name:66} " + " ".join(f"{number:14.4f}" for number in numbers))
 
     def figure(self, figure: Figure) -> None:
         self.figures.append(figure)
@@ -134,6 +147,7 @@ class Bench:
     work: Path
     rounds: int
     commits: int
+    checkpoints: int
     report: Report
     _begun: set[str] = field(default_factory=set)
 

@@ -14,8 +14,8 @@ import memory
 import peers
 import torch
 from checkpoints import arrays, checkpoints
-from harness import Bench, Contender, in_turn
-from machine import cached_share, drop_cache
+from harness import Bench
+from loads import Loads, there
 from safetensors.torch import save_file
 
 from coral import Repository
@@ -44,36 +44,19 @@ def run(bench: Bench) -> None:
     total = peers.touch(newest.values())
     report = bench.report
     del repo, before, newest
-    loads = {
-        CORAL: (coral_load, files / "repo"),
-        SAFETENSORS: (peers.safetensors_load, files / "a.safetensors"),
-        TORCH: (peers.torch_load, files / "a.pt"),
-    }
-    dropped: set[str] = set()
-    left: dict[str, float] = {}
-
-    def contender(name: str, cold: bool) -> Contender:
-        def load() -> dict[str, float]:
-            read, path = loads[name]
-            if cold:
-                paths = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
-                dropped.add(drop_cache(paths))
-                left[name] = max(left.get(name, 0.0), cached_share(paths))
-            loaded = read(path)
-            assert loaded.total == total, f"{name} did not load what was saved"
-            kind = "cold" if cold else "warm"
-            return {f"{name}, {kind}": loaded.touched, f"{name}, {kind}, before the touch": loaded.there}
-
-        return load
-
+    loads = Loads(
+        {
+            CORAL: (coral_load, files / "repo"),
+            SAFETENSORS: (peers.safetensors_load, files / "a.safetensors"),
+            TORCH: (peers.torch_load, files / "a.pt"),
+        },
+        total,
+    )
     for kind in ("warm", "cold"):
-        report.time("load", in_turn([contender(name, kind == "cold") for name in loads], bench.rounds))
-        if kind == "cold":
-            most = f"{max(left.values()):.0%} of a file's pages were still cached at most"
-            report.note("load", f"page cache dropped by {', '.join(sorted(dropped))}; {most}")
+        loads.time(bench, "load", [kind])
         ours, theirs = f"{CORAL}, {kind}", f"{SAFETENSORS}, {kind}"
         checked = f"load, each byte read by its check / safetensors load_file + touch, {kind}"
-        report.ratio("load", f"{ours}, before the touch", theirs, 1.0, checked)
+        report.ratio("load", there(CORAL, kind), theirs, 1.0, checked)
         report.ratio("load", ours, theirs, None, f"load, checked, and touched again / load_file + touch, {kind}")
         report.ratio(
             "load", ours, f"{TORCH}, {kind}", None, f"load, checked, and touched again / torch.load + touch, {kind}"

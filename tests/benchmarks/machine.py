@@ -22,6 +22,17 @@ import numpy as np
 __all__ = ["Peak", "cached_share", "describe", "drop_cache", "filesystem_of", "rates", "watch_memory"]
 
 MIB = 1 << 20
+PACKAGES = (
+    "coral-core",
+    "coral-torch",
+    "numpy",
+    "torch",
+    "safetensors",
+    "transformers",
+    "zipnn",
+    "backports.zstd",
+)
+"""Whose versions a reader of the figures needs to know."""
 
 
 def rates(size: int = 256 * MIB) -> dict[str, float]:
@@ -64,7 +75,7 @@ def _best(work: Callable[[], object], times: int = 5) -> float:
 def describe(work: Path) -> dict[str, object]:
     """Return what a reader of the figures needs to know of the machine and of the versions measured."""
     packages = {}
-    for name in ("coral-core", "coral-torch", "numpy", "torch", "safetensors", "transformers"):
+    for name in PACKAGES:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""How far a commit and a streamed load raise resident memory beyond the tensors, each in a process of its own.
+"""How far a commit, a streamed load and a repack raise resident memory, each in a process of its own.
 
 What is counted: VmHWM, reset by /proc/self/clear_refs, less VmRSS at the start. That is every resident page of the
 process: anonymous, shared, and mapped pages of files, whether or not the kernel could take them back at once. coral is
@@ -18,17 +18,18 @@ import numpy as np
 from harness import Bench, Figure
 from machine import MIB, watch_memory
 
-__all__ = ["commit_peaks", "load_peak", "run"]
+__all__ = ["commit_peaks", "load_peak", "packed_peaks", "run"]
 
 ASKED = 64.0
 COMMITS = (("everything changed", 1, 2), ("84 % unchanged", 2, 3), ("unchanged", 2, 2))
 
 
 def run(bench: Bench) -> None:
-    """Measure both, unless `save` and `load` have done so in this run."""
+    """Measure all of them, unless `save`, `load` and `repack` have done so in this run."""
     before = len(bench.report.figures)
     commit_peaks(bench)
     load_peak(bench)
+    packed_peaks(bench)
     if len(bench.report.figures) == before:
         print("  see above")
 
@@ -38,7 +39,7 @@ def commit_peaks(bench: Bench) -> None:
     if not bench.first("commit_peaks") or not _possible(bench):
         return
     for name, before, after in COMMITS:
-        repo, folder = _repository(bench, before)
+        repo, folder = _repository(bench, [before])
         found = _child("commit", repo, folder, after)
         _figure(bench, f"peak memory of a commit beyond its tensors, {name}", found, found["total"])
         shutil.rmtree(repo)
@@ -48,10 +49,26 @@ def load_peak(bench: Bench) -> None:
     """Measure a load that takes one tensor at a time and drops it before the next."""
     if not bench.first("load_peak") or not _possible(bench):
         return
-    repo, folder = _repository(bench, 2)
-    found = _child("load", repo, folder, 2)
-    beyond = found["total"] - found["largest"]
-    _figure(bench, "peak memory of a streamed load beyond its largest tensor", found, beyond)
+    repo, _ = _repository(bench, [2])
+    _load_figure(bench, "peak memory of a streamed load beyond its largest tensor", _child("load", repo, "HEAD"))
+    shutil.rmtree(repo)
+
+
+def packed_peaks(bench: Bench) -> None:
+    """Measure a repack, and such a load of a commit that it stored as differences from another."""
+    if not bench.first("packed_peaks") or not _possible(bench):
+        return
+    import histories
+
+    repo, _ = _repository(bench, [1, 2, 3])
+    for what, entropy in (("zstd", "zstd"), ("deflate alone", "deflate")):
+        copy = histories.linked(repo, repo.parent / "packed")
+        found = _child("repack", copy, entropy)
+        _figure(bench, f"peak memory of a repack, {what}", found, found["total"], None)
+        found = _child("load", copy, "HEAD~1")
+        assert found["depth"] == 1, f"what was loaded lies {found['depth']} differences deep"
+        _load_figure(bench, f"peak memory of a streamed load of differences beyond its largest tensor, {what}", found)
+        shutil.rmtree(copy)
     shutil.rmtree(repo)
 
 
@@ -62,15 +79,15 @@ def _possible(bench: Bench) -> bool:
     return False
 
 
-def _repository(bench: Bench, k: int) -> tuple[Path, Path]:
-    from checkpoints import arrays, checkpoints
+def _repository(bench: Bench, numbers: list[int]) -> tuple[Path, Path]:
+    """Return a new repository of some of the checkpoints, and the folder of their series."""
+    import histories
+    import series
+    from checkpoints import PLAN
 
-    from coral import Repository
-
-    folder, found = checkpoints(bench)
+    folder = series.make(bench.folder("series"), PLAN)
     path = bench.folder("memory") / "repo"
-    shutil.rmtree(path, ignore_errors=True)
-    Repository(path, init=True).commit(arrays(found[k - 1]), "before")
+    histories.build(path, folder, numbers)
     return path, folder
 
 
@@ -79,9 +96,13 @@ def _child(what: str, *args: object) -> dict[str, int]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def _figure(bench: Bench, name: str, found: dict[str, int], beyond: int) -> None:
+def _figure(bench: Bench, name: str, found: dict[str, int], beyond: int, asked: float | None = ASKED) -> None:
     note = f"({found['total'] / MIB:.0f} in all, {found['anonymous'] / MIB:.0f} anonymous; {found['how']})"
-    bench.report.figure(Figure("memory", name, beyond / MIB, ASKED, "MiB", note))
+    bench.report.figure(Figure("memory", name, beyond / MIB, asked, "MiB", note))
+
+
+def _load_figure(bench: Bench, name: str, found: dict[str, int]) -> None:
+    _figure(bench, name, found, found["total"] - found["largest"])
 
 
 def _commit(repo_path: str, folder: str, k: str) -> dict[str, object]:
@@ -99,20 +120,32 @@ def _commit(repo_path: str, folder: str, k: str) -> dict[str, object]:
     return asdict(peak)
 
 
-def _load(repo_path: str, folder: str, k: str) -> dict[str, object]:
+def _load(repo_path: str, ref: str) -> dict[str, object]:
     from coral import Repository
 
     repo = Repository(repo_path)
+    depth = max(chain.depth for chain in repo.load(ref)._stored.values())
     largest = 0
     with watch_memory() as peak:
-        loaded = repo.load()
+        loaded = repo.load(ref)
         for name in loaded:
             data = loaded[name].data
             np.add.reduce(data.reshape(-1).view(np.uint8)[::64], dtype=np.uint64)  # every page, if not every word
             largest = max(largest, data.nbytes)
             del data
-    return {**asdict(peak), "largest": largest}
+    return {**asdict(peak), "largest": largest, "depth": depth}
+
+
+def _repack(repo_path: str, entropy: str) -> dict[str, object]:
+    from coral import DeltaConfig, Repository
+
+    repo = Repository(repo_path)
+    config = DeltaConfig(entropy=entropy)
+    with watch_memory() as peak:
+        done = repo.repack(config=config)
+    assert done.tensors, "there was nothing to repack"
+    return asdict(peak)
 
 
 if __name__ == "__main__":
-    print(json.dumps({"commit": _commit, "load": _load}[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps({"commit": _commit, "load": _load, "repack": _repack}[sys.argv[1]](*sys.argv[2:])))

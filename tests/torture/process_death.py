@@ -24,7 +24,7 @@ from power_loss import Tally
 from scenarios import Scenario, World, build, do, limits
 from seam import Call, Seam
 
-from coral.errors import RefExists
+from coral.errors import RefExists, UnknownRef
 from coral.filesystem import LocalFileSystem
 
 DIED = 77
@@ -186,11 +186,12 @@ def _redo(tally: Tally, scenario: Scenario, cap: int, seed: int, every: bool) ->
         fs = base.copy()
         with suppress(Died):
             do(_Grave(dying(fs, at, moment, _die)).seam, scenario.steps[0])
+        fs.pid += 1
         what = f"{scenario.name}: died {moment} op {at} ({kinds[at]}), redone, power lost"
         try:
             done = world.after(scenario.steps[0], do(fs, scenario.steps[0]))
         except Exception as error:  # noqa: BLE001 - whatever it is, it should not be
-            if not isinstance(error, RefExists):  # told that it is there: not that it is safe
+            if not isinstance(error, (RefExists, UnknownRef)):  # told that it is done: not that it is safe
                 tally.violations.append(f"{what}: the retry: {type(error).__name__}: {error}")
             continue
         journal = Journal(base.tree())

@@ -20,7 +20,7 @@ import mutants
 import power_loss
 import process_death
 from power_loss import Tally
-from scenarios import FAST, SCENARIOS, SINGLE, TIGHT, sagas
+from scenarios import FAST, SCENARIOS, SINGLE, TIGHT, UPKEEP, sagas
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ NIGHTLY = Size(
 def tasks(size: Size, seed: int) -> list[Task]:
     """Everything there is to do, the longest first."""
     todo: list[Task] = []
-    for scenario in [*SCENARIOS, *sagas(seed, size.sagas)]:
+    for scenario in [*SCENARIOS, *UPKEEP, *sagas(seed, size.sagas)]:
         cap = size.cap // 3 if "MiB" in scenario.name else size.cap
         todo.append(Task(T1, power_loss.run, (scenario,), {"cap": cap, "seed": seed}))
     for row, scenarios in ((T1_FAST, FAST), (T1_TIGHT, TIGHT)):

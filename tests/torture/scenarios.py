@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 
 from coral import Repository, WeightTensor, _digest
+from coral.delta import DeltaConfig
 from coral.filesystem import FileSystem
+from coral.maintenance import Collected, _gc, _repack
 from coral.store import Durability, _index, _pack, _refs
+from memory import MemoryFileSystem
+from seam import Call, Seam
+
+CONFIG = DeltaConfig(min_size=0, group_size=3, entropy="deflate")
+"""For tensors as tiny as those here to become differences at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,44 @@ class Checkout:
     branch: str
 
 
-Step = Init | Commit | Branch | Tag | Checkout
+@dataclass(frozen=True, slots=True)
+class DeleteBranch:
+    name: str
+    durability: Durability = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Prune the commit that HEAD, a branch, or so many commits behind one (`main~2`) means."""
+
+    ref: str
+    durability: Durability = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Repack:
+    aggressive: bool = False
+    durability: Durability = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Gc:
+    durability: Durability = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A process that dies just before its commit moves the branch, and leaves behind all that it has written.
+
+    Never tortured itself; with `midway` it dies while it still writes the pack.
+    """
+
+    key: int
+    midway: bool = False
+
+
+Upkeep = Prune | Repack | Gc
+Step = Init | Commit | Branch | Tag | Checkout | DeleteBranch | Upkeep | Killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +107,7 @@ class World:
     """What has been acknowledged: the commits and what was put in them, and where each ref points.
 
     It is `soft` while the last commit was not said to be durable. (One of a batch is: `do` ends with the repository
-    being closed.)
+    being closed.) `kept` are those that were durable before.
     """
 
     ready: bool = False
@@ -73,9 +117,11 @@ class World:
     reflogs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     head: str = "main"
     soft: bool = False
+    kept: frozenset[str] = frozenset()
+    pruned: frozenset[str] = frozenset()
 
     def after(self, step: Step, result: str | None) -> World:
-        """The world once `step` has been acknowledged; `result` is the id of a commit."""
+        """The world once `step` has been acknowledged; `result` is what `perform` returned."""
         match step:
             case Init():
                 return replace(self, ready=True)
@@ -83,29 +129,53 @@ class World:
                 assert result is not None
                 commits = {**self.commits, result: step}
                 soft = step.durability == "fast"
-                return replace(self._moved(step.branch or self.head, result), commits=commits, soft=soft)
+                kept = self.kept if soft else frozenset(commits)
+                return replace(self._moved(step.branch or self.head, result), commits=commits, soft=soft, kept=kept)
             case Branch(name, at):
                 return self._moved(name, self.points_to(at))
             case Tag(name, ref):
                 return replace(self, tags={**self.tags, name: self.points_to(ref)})
             case Checkout(branch):
                 return replace(self, head=branch)
+            case DeleteBranch(name):
+                left = {branch: log for branch, log in self.reflogs.items() if branch != name}
+                logged = {id for log in left.values() for id in log} | set(self.tags.values())
+                return replace(
+                    self,
+                    branches={branch: id for branch, id in self.branches.items() if branch != name},
+                    reflogs=left,
+                    commits={id: made for id, made in self.commits.items() if id in logged},
+                    kept=self.kept & logged,
+                    soft=self.soft or step.durability == "fast",
+                )
+            case Prune(ref):
+                return replace(self._freed(result), pruned=self.pruned | {self.points_to(ref)})
+            case Repack() | Gc():
+                return self._freed(result)
+            case Killed():
+                return self
+
+    def _freed(self, result: str | None) -> World:
+        """What makes anything superfluous is durable before that is freed."""
+        return self if result is None else replace(self, soft=False, kept=frozenset(self.commits))
 
     def _moved(self, branch: str, commit: str) -> World:
         logs = {**self.reflogs, branch: (*self.reflogs.get(branch, ()), commit)}
         return replace(self, branches={**self.branches, branch: commit}, reflogs=logs)
 
     def points_to(self, ref: str) -> str:
-        """The commit that HEAD or a branch leads to."""
-        return self.branches[self.head if ref == "HEAD" else ref]
+        """The commit that HEAD or a branch leads to, or the nth before it on a branch that grew by commits alone."""
+        name, _, back = ref.partition("~")
+        name = self.head if name == "HEAD" else name
+        return self.reflogs[name][-1 - int(back)] if back else self.branches[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """Steps to be tortured, on a repository in which those `before` are done and safely on disk.
 
-    It is `tight` where refs are folded and packs indexed after a few commits instead of hundreds, and `hollow` where
-    the empty folders have been lost, as some tools that copy do.
+    It is `tight` where refs are folded, packs indexed and put together after a few commits instead of hundreds, and
+    `hollow` where the empty folders have been lost, as some tools that copy do.
     """
 
     name: str
@@ -116,6 +186,8 @@ class Scenario:
 
 
 BORN = (Init(), Commit(1), Commit(2))
+GROWN = (*BORN, Commit(3), Commit(4))
+FORKED = (*BORN, Commit(3, branch="dev"), Commit(4, branch="dev"))
 
 SCENARIOS = (
     Scenario("init and first commits", (), (Init(), Commit(1), Commit(2), Commit(3, state=False))),
@@ -126,17 +198,37 @@ SCENARIOS = (
     Scenario("a tensor over 1 MiB", (Init(), Commit(1, big=True)), (Commit(2, big=True),)),
 )
 
+UPKEEP = (
+    Scenario("repack, twice", GROWN, (Repack(), Commit(5), Repack(), Repack(aggressive=True))),
+    Scenario("prune, gc", GROWN, (Prune("main~2"), Gc(), Commit(2), Prune("HEAD~2"))),
+    Scenario("a pruned keyframe", (*GROWN, Repack()), (Prune("main~3"), Repack(), Commit(1), Repack())),
+    Scenario("gc of a deleted branch", FORKED, (DeleteBranch("dev"), Gc(), Commit(3))),
+    Scenario("gc of what the dead left", (*BORN, Killed(3), Killed(4, midway=True)), (Gc(), Commit(3))),
+)
+
 FAST = (
     Scenario("fast commits", BORN, (Commit(3, durability="fast"), Commit(4, durability="fast"))),
     Scenario("a fast commit on a new branch", BORN, (Commit(3, branch="exp", durability="fast"),)),
     Scenario("batches", BORN, (Commit(3, durability="batch"), Commit(4, branch="exp", durability="batch"))),
+    Scenario(
+        "upkeep after fast commits",
+        BORN,
+        (Commit(3, durability="fast"), Commit(4, durability="fast"), Repack(durability="fast")),
+    ),
+    Scenario(
+        "fast pruning", GROWN, (Commit(5, durability="fast"), Prune("main~1", durability="fast"), Gc(durability="fast"))
+    ),
+    Scenario("fast deletion", FORKED, (DeleteBranch("dev", durability="fast"), Gc(durability="fast"))),
     Scenario(
         "full after fast", BORN, (Commit(3, durability="fast"), Commit(4), Commit(5, durability="fast"), Commit(5))
     ),
 )
 """Commits that a loss of power may take back, but never make wrong; full ones among them stay."""
 
-TIGHT = (Scenario("folding and indexing", (*BORN, Commit(3)), tuple(Commit(n) for n in range(4, 8)), tight=True),)
+TIGHT = (
+    Scenario("folding and indexing", (*BORN, Commit(3)), tuple(Commit(n) for n in range(4, 8)), tight=True),
+    Scenario("many packs", (*GROWN, Commit(5)), (Repack(), Commit(6), Prune("main~4"), Gc()), tight=True),
+)
 
 SINGLE = (
     Scenario("init", (), (Init(),)),
@@ -147,6 +239,12 @@ SINGLE = (
     Scenario("tag", BORN, (Tag("v1"),)),
     Scenario("checkout", (*BORN, Branch("dev")), (Checkout("dev"),)),
     Scenario("big commit", (Init(), Commit(1, big=True)), (Commit(2, big=True),)),
+    Scenario("repack", GROWN, (Repack(),)),
+    Scenario("another repack", (*GROWN, Repack(), Commit(5)), (Repack(),)),
+    Scenario("prune", GROWN, (Prune("main~1"),)),
+    Scenario("repack without a keyframe", (*GROWN, Repack(), Prune("main~3")), (Repack(),)),
+    Scenario("gc", (*FORKED, DeleteBranch("dev"), Killed(5), Killed(6, midway=True)), (Gc(),)),
+    Scenario("delete branch", FORKED, (DeleteBranch("dev"),)),
 )
 """One scenario for each operation, for faults that are tried at every single step of it."""
 
@@ -162,7 +260,7 @@ def _saga(name: str, rng: random.Random) -> Scenario:
     branches, head, tags = {"main"}, "main", 0
     while len(steps) < 8:
         new = f"{rng.choice(('Exp', 'lr', 'a/b'))}-{len(steps)}"
-        match rng.choice(("commit", "commit", "elsewhere", "branch", "tag", "checkout")):
+        match rng.choice(("commit", "commit", "elsewhere", "branch", "tag", "checkout", "repack", "gc")):
             case "commit":
                 steps.append(Commit(rng.randrange(1, 9), state=rng.random() < 0.7))
                 branches.add(head)
@@ -176,9 +274,13 @@ def _saga(name: str, rng: random.Random) -> Scenario:
             case "tag":
                 steps.append(Tag(f"v{tags}", rng.choice(["HEAD", *sorted(branches)])))
                 tags += 1
-            case _:
+            case "checkout":
                 head = rng.choice(sorted(branches))
                 steps.append(Checkout(head))
+            case "repack":
+                steps.append(Repack(aggressive=rng.random() < 0.3))
+            case _:
+                steps.append(Gc())
     return Scenario(name, tuple(steps[:3]), tuple(steps[3:]))
 
 
@@ -192,6 +294,7 @@ def weights(step: Commit) -> dict[str, WeightTensor]:
         "layer.weight": WeightTensor(odd),
         "layer.frozen": WeightTensor(np.arange(24, dtype=np.float64).reshape(4, 6) * -0.0),
         "layer.half": WeightTensor(rng.integers(0, 1 << 16, 7, np.uint16), dtype="bfloat16"),
+        "layer.slow": WeightTensor(_slow(step.key)),
         "norm.steps": WeightTensor(np.array(step.key, np.int64)),
         "norm.empty": WeightTensor(np.zeros((0, 3), np.float16)),
         "every.other": WeightTensor(np.full(9, step.key // 2, np.int32)),
@@ -200,6 +303,13 @@ def weights(step: Commit) -> dict[str, WeightTensor]:
         tensors["big.moving"] = WeightTensor(rng.standard_normal(270_001).astype(np.float32))
         tensors["big.frozen"] = WeightTensor(np.arange(140_001, dtype=np.float64))
     return tensors
+
+
+def _slow(key: int) -> np.ndarray:
+    """Few of its numbers differ between versions: what a difference is made for."""
+    data = np.random.default_rng(99).standard_normal(96).astype(np.float32)
+    data[key % 8 :: 31] += np.float32(key)
+    return data
 
 
 @lru_cache(maxsize=256)
@@ -214,7 +324,7 @@ def state(step: Commit) -> dict[str, object] | None:
 
 
 def perform(repo: Repository, step: Step) -> str | None:
-    """Do a step; a commit's id."""
+    """Do a step; a commit's id, or what was freed, or None."""
     match step:
         case Init():
             return None
@@ -226,12 +336,51 @@ def perform(repo: Repository, step: Step) -> str | None:
             repo.tag(name, ref)
         case Checkout(branch):
             repo.checkout(branch)
+        case DeleteBranch(name):
+            repo.delete_branch(name)
+        case Prune(ref):
+            return _freed(repo.prune(ref))
+        case Repack(aggressive):
+            return _freed(repo.repack(aggressive, config=CONFIG).freed)
+        case Gc():
+            return _freed(repo.gc())
+        case Killed():
+            raise AssertionError("only `do` can")
     return None
+
+
+def _freed(collected: Collected | None) -> str | None:
+    return str(collected) if collected and collected.packs_removed else None
+
+
+class _Died(BaseException):
+    pass
+
+
+def _kill(fs: FileSystem, step: Killed) -> None:
+    """Make a commit up to the sync of its pack, or the link of its ref entry."""
+    dead = False
+
+    def around(call: Call) -> Any:
+        nonlocal dead
+        dead = dead or call.kind == ("fsync" if step.midway else "link")
+        if dead:
+            raise _Died
+        return call.do()
+
+    with suppress(_Died):
+        Repository(Seam(fs, around)).commit(weights(Commit(step.key)), "never made")
+    assert dead
+    if isinstance(fs, MemoryFileSystem):
+        fs.pid += 1
 
 
 def do(fs: FileSystem, step: Step) -> str | None:
     """Do a step in a repository opened for it, as a new process would."""
-    durability: Durability = step.durability if isinstance(step, Commit) else "full"
+    if isinstance(step, Killed):
+        _kill(fs, step)
+        return None
+    durability: Durability = getattr(step, "durability", "full")
     return perform(Repository(fs, init=isinstance(step, Init), durability=durability), step)
 
 
@@ -267,6 +416,7 @@ def limits(scenario: Scenario) -> Iterator[None]:
     ]
     if scenario.tight:
         changes += [(_refs, "FOLD", 3), (_refs, "_KEEP", 2), (_index, "_UNCOVERED", 2)]
+        changes += [(_gc, "_MANY", 3), (_gc, "_FULL", 3000), (_repack, "_BATCH", 1)]
     kept = [(where, name, getattr(where, name)) for where, name, _ in changes]
     for where, name, value in changes:
         setattr(where, name, value)

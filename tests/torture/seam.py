@@ -61,6 +61,9 @@ class Seam:
     def unlink(self, path: str) -> None:
         self._pass("unlink", path)
 
+    def rmdir(self, path: str) -> None:
+        self._pass("rmdir", path)
+
     def fsync_file(self, path: str) -> None:
         lose = getattr(self._inner, "fail_fsync", lambda _: None)
         self._around(Call("fsync_file", path, lambda: self._inner.fsync_file(path), lose=lambda: lose(path)))
@@ -73,6 +76,9 @@ class Seam:
 
     def usage(self) -> int:
         return self._inner.usage()
+
+    def shared(self) -> bool:
+        return self._inner.shared()
 
     def now(self) -> float:
         return self._inner.now()

@@ -11,9 +11,10 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from coral._version import __version__
+from coral.delta import DeltaConfig
 from coral.errors import CoralError
 from coral.objects import Commit
 from coral.repository import Repository
 from coral.weights import WeightTensor
 
-__all__ = ["Commit", "CoralError", "Repository", "WeightTensor", "__version__"]
+__all__ = ["Commit", "CoralError", "DeltaConfig", "Repository", "WeightTensor", "__version__"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import chain
 
 from coral._digest import Bytes
 from coral.errors import CorruptObject, WeightsMismatch, storage_errors
 from coral.objects import TensorEntry, Tree
-from coral.store import Copies, Store, Stored
-from coral.store._pack import path_of, read_tensors
+from coral.store import Chain, Copies, Store
+from coral.store._chain import read_tensors
+from coral.store._pack import path_of
 from coral.weights import DTYPES, Array, WeightTensor
 
 _BATCH = 24 << 20  # bytes read at once
@@ -60,19 +61,21 @@ class StoredTensors(Mapping[str, WeightTensor]):
             return ready
         what, problem = self._what(name), ""
         with storage_errors(f"reading {what}"):
-            for stored in chain([self._stored[name]], self._copies.all(entry.id)):
-                problem = f"its copy in {path_of(stored.pack.name)} fails its check"
-                if _fits(stored, entry):  # another copy may be whole
+            for chain in itertools.chain([self._stored[name]], self._copies.chains(entry.id)):
+                where = " or ".join(dict.fromkeys(path_of(link.pack.name) for link in chain.links))
+                problem = f"its copy in {where} fails its check"
+                if _fits(chain, entry):  # another copy may be whole
                     with suppress(EOFError, OSError):
-                        (data,) = read_tensors([(stored.file, stored.entry)])
+                        (data,) = read_tensors([chain])
                         if data is not None:
                             return _as_array(data, entry)
         message = f"{what} is not what was stored: {problem}. Run fsck."
-        raise CorruptObject(message, tensor=name, commits=[self._commit], path=path_of(self._stored[name].pack.name))
+        path = path_of(self._stored[name].links[0].pack.name)
+        raise CorruptObject(message, tensor=name, commits=[self._commit], path=path)
 
 
-def _fits(stored: Stored, entry: TensorEntry) -> bool:
-    found = stored.entry
+def _fits(chain: Chain, entry: TensorEntry) -> bool:
+    found = chain.entry
     return found.dtype == entry.dtype and found.shape == entry.shape and found.nbytes == entry.nbytes
 
 
@@ -83,7 +86,7 @@ def _as_array(data: Bytes, entry: TensorEntry) -> Array:
 class _Batches:
     """Tensors that are asked for in order are read some at a time, so that all threads can check them at once."""
 
-    def __init__(self, tree: Tree, stored: Mapping[str, Stored]) -> None:
+    def __init__(self, tree: Tree, stored: Mapping[str, Chain]) -> None:
         self._tree = tree
         self._stored = stored
         self._names = list(tree)
@@ -110,8 +113,7 @@ class _Batches:
             if _fits(self._stored[name], self._tree[name]):
                 names.append(name)
         with suppress(OSError, EOFError, CorruptObject):
-            copies = [self._stored[name] for name in names]
-            arrays = read_tensors([(stored.file, stored.entry) for stored in copies])
+            arrays = read_tensors([self._stored[name] for name in names])
             for name, data in zip(names, arrays, strict=True):
                 if data is not None:
                     self._ready[name] = _as_array(data, self._tree[name])

@@ -21,13 +21,32 @@ class Diff:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """What a repository holds. `raw_bytes`: the tensors of all commits that are not pruned, as if each were whole.
+class CommitStats:
+    """What one commit takes, in bytes.
 
-    `stored_bytes`: all files of the repository. Both in bytes.
+    `raw_bytes`: its tensors as they are in memory. `stored_bytes`: what the repository holds for those that no earlier
+    commit has.
+    """
+
+    id: str
+    step: int | None
+    raw_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a repository holds. Sizes in bytes.
+
+    `raw_bytes`: the tensors of all commits that are not pruned, as if each were whole. `stored_bytes`: all files.
+    `reclaimable_bytes`: what `gc` would free. `base_bytes`: tensors that no commit has any more, but that others are
+    stored as differences from. `by_commit`: those that are not pruned, oldest first.
     """
 
     commits: int
     packs: int
     raw_bytes: int
     stored_bytes: int
+    reclaimable_bytes: int
+    base_bytes: int
+    by_commit: tuple[CommitStats, ...]

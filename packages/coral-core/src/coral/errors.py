@@ -3,6 +3,7 @@
 ```
 CoralError
 ├── ConfigError            (ValueError)       an option, or a pair of options, that cannot be
+├── MissingExtra           (ImportError)      an optional package that this needs is not installed
 ├── PolicyError            (ValueError)       training events that contradict each other
 ├── SaveFailedError        (RuntimeError)     a save in the background failed; the cause is attached
 ├── UnsafeInput            (ValueError)       a name or a value that must not enter a repository
@@ -15,6 +16,7 @@ CoralError
 │   ├── UnknownRef         (KeyError)         no such commit, branch or tag
 │   ├── AmbiguousRef                          more than one commit answers to it
 │   ├── RefExists                             a branch or tag of that name is there already
+│   ├── CommitInUse                           a ref or an open run holds it: it cannot be pruned
 │   └── CommitPruned                          its record is kept, its tensors are gone
 ├── RepositoryError
 │   ├── NotARepository     (FileNotFoundError)
@@ -39,6 +41,7 @@ from typing import Any
 
 __all__ = [
     "AmbiguousRef",
+    "CommitInUse",
     "CommitPruned",
     "ConfigError",
     "Conflict",
@@ -47,6 +50,7 @@ __all__ = [
     "DiskFull",
     "EmptyCommit",
     "LimitExceeded",
+    "MissingExtra",
     "MissingObject",
     "NewerFormat",
     "NotARepository",
@@ -85,6 +89,10 @@ def _rebuild(kind: type[CoralError], args: tuple[Any, ...], state: Mapping[str, 
 
 class ConfigError(CoralError, ValueError):
     """An option, or a pair of options, that cannot be."""
+
+
+class MissingExtra(CoralError, ImportError):
+    """An optional package that is needed is not installed; the message says how to install it."""
 
 
 class PolicyError(CoralError, ValueError):
@@ -182,6 +190,10 @@ class AmbiguousRef(RefError):
 
 class RefExists(RefError):
     """A branch or tag of that name is there already."""
+
+
+class CommitInUse(RefError):
+    """A branch, a tag or an open run holds the commit: it cannot be pruned."""
 
 
 class CommitPruned(RefError):

@@ -118,6 +118,10 @@ class FileSystem(Protocol):
 
     def unlink(self, path: str) -> None: ...
 
+    def rmdir(self, path: str) -> None:
+        """Remove an empty folder."""
+        ...
+
     def fsync_file(self, path: str) -> None:
         """Return when a file that was written without being synced would survive a loss of power."""
         ...
@@ -132,6 +136,10 @@ class FileSystem(Protocol):
 
     def usage(self) -> int:
         """Bytes in all files below the root."""
+        ...
+
+    def shared(self) -> bool:
+        """Whether other machines may see it, too: they may see changes late."""
         ...
 
     def now(self) -> float:
@@ -200,6 +208,9 @@ class LocalFileSystem:
     def unlink(self, path: str) -> None:
         os.unlink(self._at(path))
 
+    def rmdir(self, path: str) -> None:
+        os.rmdir(self._at(path))
+
     def fsync_file(self, path: str) -> None:
         file = _LocalWriteFile(os.open(self._at(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), self._at(path))
         try:
@@ -237,6 +248,9 @@ class LocalFileSystem:
                 with suppress(FileNotFoundError):  # removed since it was listed
                     total += os.lstat(os.path.join(folder, name)).st_size
         return total
+
+    def shared(self) -> bool:
+        return _kind_of_mount(os.path.realpath(self.root)) in _SHARED
 
     def now(self) -> float:
         return time.time()
@@ -372,6 +386,23 @@ def _drop(mapped: mmap.mmap, offset: int, end: int, _: object) -> None:
     start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if start < end and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+_SHARED = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "beegfs", "ceph", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs",
+     "gfs2", "glusterfs", "gpfs", "lustre", "ocfs2", "orangefs", "panfs", "pvfs2", "virtiofs", "weka", "wekafs")
+)  # fmt: skip
+
+
+def _kind_of_mount(path: str) -> str:
+    """The type of the filesystem that a path is on, by the table of mounts; "" where there is none."""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = [line.split()[1:3] for line in file]
+    except OSError:
+        return ""
+    at = [(len(point), kind) for point, kind in mounts if path == point or path.startswith(point.rstrip("/") + "/")]
+    return max(at, default=(0, ""))[1]
 
 
 @cache

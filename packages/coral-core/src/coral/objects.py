@@ -104,6 +104,7 @@ class Note:
     state: str | None = None
     training: Mapping[str, StateValue] = field(default_factory=dict)
     time: float = 0.0
+    synced: bool = field(default=True, compare=False)  # written durably
 
     def encode(self, commit: str) -> bytes:
         """The bytes of a note file on a commit, without their checksum line."""
@@ -118,6 +119,8 @@ class Note:
             fields["state"] = self.state
         if self.training:
             fields["training"] = flatten(dict(self.training), None)
+        if not self.synced:
+            fields["synced"] = False
         return _json.dumps(fields)
 
     @classmethod
@@ -132,7 +135,8 @@ class Note:
                 metrics = plain(fields.get("metrics", {}), what)
                 reasons = frozenset(_words(fields.get("reasons", []), what))
                 training = plain(fields.get("training", {}), what)
-                return cls(_metrics(metrics, what), reasons, pruned, state, training, float(time))
+                synced = fields.get("synced", True) is not False
+                return cls(_metrics(metrics, what), reasons, pruned, state, training, float(time), synced)
             case _:
                 raise CorruptObject(f"{what}: not a note", path=what)
 

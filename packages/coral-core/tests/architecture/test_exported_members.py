@@ -13,20 +13,27 @@ import coral.errors
 import coral.training
 
 LOCKED = {
-    "coral": ["Commit", "CoralError", "Repository", "WeightTensor", "__version__"],
+    "coral": ["Commit", "CoralError", "DeltaConfig", "Repository", "WeightTensor", "__version__"],
     "coral.errors": [
-        "AmbiguousRef", "CommitPruned", "ConfigError", "Conflict", "CoralError", "CorruptObject", "DiskFull",
-        "EmptyCommit", "LimitExceeded", "MissingObject", "NewerFormat", "NotARepository", "PolicyError", "ReadOnly",
-        "RefError", "RefExists", "RepositoryError", "SaveFailedError", "StorageError", "UnknownRef", "UnsafeInput",
-        "UnsupportedValue", "WeightsMismatch",
+        "AmbiguousRef", "CommitInUse", "CommitPruned", "ConfigError", "Conflict", "CoralError", "CorruptObject", "DiskFull",
+        "EmptyCommit", "LimitExceeded", "MissingExtra", "MissingObject", "NewerFormat", "NotARepository", "PolicyError",
+        "ReadOnly", "RefError", "RefExists", "RepositoryError", "SaveFailedError", "StorageError", "UnknownRef",
+        "UnsafeInput", "UnsupportedValue", "WeightsMismatch",
     ],
     "coral.filesystem": ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"],
-    "coral.maintenance": ["FsckReport", "Problem", "fsck"],
+    "coral.delta": [
+        "BLOCK_ELEMENTS", "Bits", "Choice", "Codec", "Deflate", "DeltaConfig", "Entropy", "GroupedDelta", "PackDelta",
+        "Planes", "Raw", "Same", "Zstd", "carrier", "choose", "codec_of", "entropy_of", "similarity", "spans",
+    ],
+    "coral.maintenance": [
+        "Collected", "Collector", "FsckReport", "Problem", "Progress", "Repacked", "fsck", "repack", "statistics",
+    ],
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
-    "coral.repository": ["Diff", "Repository", "Stats"],
+    "coral.repository": ["CommitStats", "Diff", "Repository", "Stats"],
     "coral.state": ["StateValue", "flatten", "unflatten"],
     "coral.store": [
-        "Copies", "Draft", "Durability", "Store", "Stored", "annotate", "check_ref_name", "commit", "intent", "needed",
+        "Chain", "Copies", "Draft", "Durability", "Intent", "Operation", "Store", "Stored", "annotate",
+        "check_ref_name", "commit", "intent", "intents", "needed",
     ],
     "coral.training": [
         "DEFAULT_CONFIG", "Action", "Annotate", "Buffers", "CheckpointConfig", "CheckpointManager", "CheckpointPolicy",

@@ -13,6 +13,7 @@ import pytest
 from coral import Repository
 from coral.errors import CommitPruned, CorruptObject, LimitExceeded, UnknownRef
 from coral.objects import encode_commit
+from coral.store import Operation
 
 ONE = {"a": np.ones(3)}
 Weights = Callable[..., dict[str, np.ndarray]]
@@ -80,7 +81,9 @@ def test_log_of_a_commit_with_two_parents(repo: Repository) -> None:
     for parents in ([old, new], [new, old]):
         fields = {"parents": parents, "tree": repo.show().tree, "state": None, "message": "", "time": 4e9, "nbytes": 24}
         payload = encode_commit(**fields, metadata={}, training={}, metrics={}, reasons=[])  # type: ignore[arg-type]
-        merge, _ = repo.store.write_pack(lambda writer, payload=payload: writer.add_object("commit", payload))  # type: ignore[misc]
+        merge, _ = repo.store.write_pack(
+            lambda writer, payload=payload: writer.add_object("commit", payload), Operation(repo.store.fs, "test")
+        )  # type: ignore[misc]
         assert [c.id for c in repo.log(merge)] == [merge, new, old, root]
         assert repo.resolve(f"{merge}^") == parents[0]
 

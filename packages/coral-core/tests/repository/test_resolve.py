@@ -13,6 +13,7 @@ from coral import Repository
 from coral._digest import object_id
 from coral.errors import AmbiguousRef, CorruptObject, UnknownRef
 from coral.objects import encode_commit
+from coral.store import Operation
 
 
 @pytest.fixture
@@ -115,7 +116,9 @@ def test_a_beginning_that_several_have(repo: Repository, ids: list[str], monkeyp
         pytest.skip("no two began alike")
     for message in (made[id[:6]], str(number)):
         payload = encode_commit(message=message, **record)
-        repo.store.write_pack(lambda writer, payload=payload: writer.add_object("commit", payload))  # type: ignore[misc]
+        repo.store.write_pack(
+            lambda writer, payload=payload: writer.add_object("commit", payload), Operation(repo.store.fs, "test")
+        )  # type: ignore[misc]
     with pytest.raises(AmbiguousRef, match="ambiguous") as caught:
         repo.resolve(id[:6])
     assert len(caught.value.candidates) == 2

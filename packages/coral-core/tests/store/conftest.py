@@ -68,17 +68,20 @@ def write_pack() -> Callable[..., Directory]:
 @pytest.fixture
 def read_all() -> Callable[..., Mapping[str, bytes]]:
     """Reads everything in a pack by way of its directory, checked."""
-    from coral.store._pack import directory_of, read_object, read_tensors, verify_tensor
+    from coral.store._chain import Chain, Stored, read_tensors
+    from coral.store._pack import directory_of, read_object
 
     def read(file: Any, name: str) -> Mapping[str, bytes]:
         found = {}
-        for entry in directory_of(file, name).entries():
+        directory = directory_of(file, name)
+        for entry in directory.entries():
             if entry.kind == "tensor":
-                (data,) = read_tensors([(file, entry)])
+                chain = Chain([Stored(directory, file, entry)])
+                (data,) = read_tensors([chain])
                 if data is None:
                     raise CorruptObject("a block fails its check")
                 found[entry.id] = data.tobytes()
-                verify_tensor(file, entry)
+                chain.verify()
             else:
                 found[entry.id] = read_object(file, entry)
         return found

@@ -57,7 +57,8 @@ def test_the_order_of_a_commit(recorded: Open) -> None:
         ("fsync", "tmp"),
         ("link", "refs"),
         ("fsync_dir", "refs"),
-        ("unlink", "intents"),
+        ("unlink", "intents"),  # of the pack
+        ("unlink", "intents"),  # of the parent
     ]
     assert calls.index(next(c for c in calls if c[1].startswith("intents/"))) < calls.index(("fsync_dir", "packs"))
 

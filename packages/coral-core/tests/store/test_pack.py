@@ -13,7 +13,8 @@ from coral._digest import BLOCK, sha256
 from coral.errors import CoralError, CorruptObject, NewerFormat
 from coral.filesystem import LocalFileSystem
 from coral.store import _pack
-from coral.store._pack import MAPPED, Directory, directory_of, path_of, read_directory, read_tensors
+from coral.store._chain import Chain, Stored, read_tensors
+from coral.store._pack import MAPPED, Directory, directory_of, path_of, read_directory
 from coral.weights import WeightTensor
 
 HEAD = _pack._DIRECTORY.size
@@ -104,8 +105,9 @@ def test_large_tensors_are_mapped_and_small_ones_are_not(
 ) -> None:
     written = write_pack(fs, tensors)
     file = fs.open(path_of(written.name))
-    for entry in directory_of(file, written.name).entries():
-        (data,) = read_tensors([(file, entry)])
+    directory = directory_of(file, written.name)
+    for entry in directory.entries():
+        (data,) = read_tensors([Chain([Stored(directory, file, entry)])])
         assert data is not None
         assert data.flags.writeable
         assert data.flags.owndata == (entry.size < MAPPED)
@@ -131,7 +133,8 @@ def test_a_pack_under_a_false_name(fs: LocalFileSystem, write_pack: Callable[...
         (at(0, "kind"), "<B", 2, CorruptObject),
         (at(0, "kind"), "<B", 9, CorruptObject),
         (at(1, "kind"), "<B", 1, CorruptObject),
-        (at(0, "codec"), "<B", 1, NewerFormat),
+        (at(0, "codec"), "<B", 1, CorruptObject),
+        (at(0, "codec"), "<B", 99, NewerFormat),
         (at(0, "dtype"), "<B", 0, NewerFormat),
         (at(0, "dtype"), "<B", 250, NewerFormat),
         (at(0, "dtype"), "<B", 1, CorruptObject),

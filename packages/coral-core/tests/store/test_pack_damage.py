@@ -13,8 +13,9 @@ import pytest
 
 from coral._digest import BLOCK
 from coral.errors import CorruptObject
-from coral.filesystem import LocalFileSystem
-from coral.store._pack import Directory, directory_of, path_of, read_tensors, verify_tensor
+from coral.filesystem import LocalFileSystem, ReadFile
+from coral.store._chain import Chain, Stored, read_tensors
+from coral.store._pack import Directory, directory_of, path_of
 
 
 @pytest.fixture
@@ -82,6 +83,12 @@ def test_a_sealed_trailer_that_lies(
         directory_of(memory_file(data[:-64] + body + struct.pack("<I", zlib.crc32(body))), name)
 
 
+def first(file: ReadFile, name: str) -> Chain:
+    """The first tensor of an open pack."""
+    directory = directory_of(file, name)
+    return Chain([Stored(directory, file, directory.entry(0))])
+
+
 @pytest.mark.parametrize("at", [0, 1000, BLOCK - 1, BLOCK, 2 * BLOCK + 5, 3 * BLOCK + 99])
 def test_a_large_tensor_is_checked_block_by_block(
     fs: LocalFileSystem, folder: Path, write_pack: Callable[..., Directory], flip: Callable[..., None], at: int
@@ -89,10 +96,10 @@ def test_a_large_tensor_is_checked_block_by_block(
     found = write_pack(fs, [np.zeros(3 * BLOCK + 100, np.uint8)])
     flip(folder / path_of(found.name), found.entry(0).offset + at)
     file = fs.open(path_of(found.name))
-    entry = directory_of(file, found.name).entry(0)
-    assert read_tensors([(file, entry)]) == [None]
-    with pytest.raises(CorruptObject, match=rf"block\D*\b{at // BLOCK}\b"):
-        verify_tensor(file, entry)
+    chain = first(file, found.name)
+    assert read_tensors([chain]) == [None]
+    with pytest.raises(CorruptObject, match=rf"at byte {at // BLOCK * BLOCK}$"):
+        chain.verify()
 
 
 def test_swapped_pages_are_found(fs: LocalFileSystem, folder: Path, write_pack: Callable[..., Directory]) -> None:
@@ -103,7 +110,7 @@ def test_swapped_pages_are_found(fs: LocalFileSystem, folder: Path, write_pack: 
     data[one], data[two] = data[two], data[one]
     path.write_bytes(data)
     file = fs.open(path_of(found.name))
-    assert read_tensors([(file, directory_of(file, found.name).entry(0))]) == [None]
+    assert read_tensors([first(file, found.name)]) == [None]
 
 
 def test_verify_goes_by_sha256_where_the_folded_sum_agrees(
@@ -117,9 +124,9 @@ def test_verify_goes_by_sha256_where_the_folded_sum_agrees(
     raw[start : start + 8144] = raw[start + 4072 : start + 8144] + raw[start : start + 4072]
     path.write_bytes(raw)
     file = fs.open(path_of(found.name))
-    entry = directory_of(file, found.name).entry(0)
-    (read,) = read_tensors([(file, entry)])
+    chain = first(file, found.name)
+    (read,) = read_tensors([chain])
     assert read is not None
     assert read.tobytes() != data.tobytes()
     with pytest.raises(CorruptObject, match="SHA-256"):
-        verify_tensor(file, entry)
+        chain.verify()

@@ -11,10 +11,10 @@ from itertools import chain
 from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
 from coral.objects import Note, State, Tree, decode_commit, decode_tree, is_id
-from coral.store import Store, _notes, _refs
+from coral.store import Copies, Store, Stored, _notes, _refs
 from coral.store._format import check_format
 from coral.store._index import read_segment
-from coral.store._pack import Entry, directory_of, path_of, read_object, verify_tensor
+from coral.store._pack import Entry, directory_of, path_of, read_object
 
 __all__ = ["FsckReport", "Problem"]
 
@@ -105,12 +105,14 @@ def fsck(store: Store) -> FsckReport:
     refs = [_check_ref(store, folder) for folder in _ref_folders(store)]
     noted = list(_take_notes(store, found))
     names = []
-    for file in sorted(store.fs.list("packs")):
-        name = file.removesuffix(".pack")
-        if is_id(name) and file.endswith(".pack"):
-            names.append(name)
-        else:
-            report.problems.append(Problem(f"packs/{file}", "is not a pack"))
+    for folder in ("packs", *(f"trash/{name}" for name in store.fs.list("trash"))):
+        for file in sorted(store.fs.list(folder)):
+            name = file.removesuffix(".pack")
+            if is_id(name) and file.endswith(".pack"):
+                names.append(name)
+            else:
+                report.problems.append(Problem(f"{folder}/{file}", "is not a pack"))
+    names = list(dict.fromkeys(names))
     try:
         check_format(store.fs)
     except (CoralError, FileNotFoundError) as error:
@@ -156,18 +158,19 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
     good: list[tuple[Entry, bytes | None]] = []
     problems = []
     try:
-        file = store.fs.open(path_of(name))
+        file = store.open_pack(name)
     except FileNotFoundError:
         return good, []  # collected since it was listed
     except (OSError, CorruptObject) as error:
         return good, [Problem(path_of(name), f"cannot be opened: {error}")]
+    copies = Copies(store)
     try:
         directory = directory_of(file, name)
         for number in range(len(directory)):
             try:
                 entry = directory.checked(number)
                 if entry.kind == "tensor":
-                    verify_tensor(file, entry)
+                    copies.chain(Stored(directory, file, entry)).verify(alone=True)
                     good.append((entry, None))
                 else:
                     good.append((entry, read_object(file, entry)))
@@ -177,6 +180,7 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
         problems.append(Problem(path_of(name), str(error)))
     finally:
         file.close()
+        copies.close()
     return good, problems
 
 

@@ -19,10 +19,11 @@ from coral.errors import Conflict, CoralError
 from coral.objects import Commit, Note, State, TensorEntry, decode_tree, encode_commit, encode_tree
 from coral.state import StateValue, flatten
 from coral.store import _refs
-from coral.store._intents import intent
+from coral.store._chain import Chain, Stored
+from coral.store._intents import Operation, intent
 from coral.store._pack import PackWriter, path_of
 from coral.store._saving import Saved, save_tensors
-from coral.store._store import Copies, Store, Stored
+from coral.store._store import Copies, Store
 from coral.weights import WeightTensor
 
 _log = logging.getLogger("coral")
@@ -54,7 +55,7 @@ def commit(store: Store, folder: str, draft: Draft, start: Callable[[], str | No
         f"state/{n}": t for n, t in state_tensors.items()
     }
     with ExitStack() as stack:
-        stack.enter_context(intent(store.fs, "commit", [parent_id] if parent_id else []))
+        operation = stack.enter_context(intent(store.fs, "commit", [parent_id] if parent_id else []))
         copies = stack.enter_context(store.copies())
         parent = _earlier(store, copies, parent_id, tensors)
 
@@ -80,12 +81,12 @@ def commit(store: Store, folder: str, draft: Draft, start: Callable[[], str | No
                 state = writer.add_object("state", State(state_json, _part(saved, "state/")).encode())
             return saved, tree, state, writer.add_object("commit", record(tree, state))
 
-        (saved, tree, state, id), _ = store.write_pack(fill)
+        (saved, tree, state, id), _ = store.write_pack(fill, operation)
         reused = {name: done for name, done in saved.items() if done.reused}
         foreign = _foreign(reused, parent)
         if foreign:
-            stack.enter_context(intent(store.fs, "commit", foreign))
-        _verify(store, reused, tensors)
+            operation.needs(foreign)
+        _verify(store, operation, reused, tensors)
         for attempt in range(_TRIES):
             why = "commit: " + draft.message.partition("\n")[0][:200]
             if parent_id and not (tip and tip.value and tip.synced):
@@ -99,7 +100,7 @@ def commit(store: Store, folder: str, draft: Draft, start: Callable[[], str | No
                 time.sleep(random.random() * min(0.1, 0.001 * 2**attempt))
                 tip = _refs.read(store.fs, folder, lenient=True)
                 parent_id = tip.value if tip and tip.value else start()
-                id, _ = store.write_pack(lambda writer: writer.add_object("commit", record(tree, state)))
+                id, _ = store.write_pack(lambda writer: writer.add_object("commit", record(tree, state)), operation)
     store.acknowledge()
     with suppress(OSError, CoralError):  # the commit is made: the index is only derived from it
         store.index.cover()
@@ -116,7 +117,7 @@ def annotate(store: Store, commit: Commit, note: Note, state: StateValue) -> Non
     json = flatten(value, tensors)
     prefixed = {f"state/{name}": tensor for name, tensor in tensors.items()}
     with ExitStack() as stack:
-        stack.enter_context(intent(store.fs, "state", [commit.id]))
+        operation = stack.enter_context(intent(store.fs, "state", [commit.id]))
         copies = stack.enter_context(store.copies())
         parent = _earlier(store, copies, commit.id, prefixed)
 
@@ -124,19 +125,25 @@ def annotate(store: Store, commit: Commit, note: Note, state: StateValue) -> Non
             saved = save_tensors(prefixed, writer, parent, _finder(store, copies))
             return saved, writer.add_object("state", State(json, _part(saved, "state/")).encode())
 
-        (saved, id), _ = store.write_pack(fill)
+        (saved, id), _ = store.write_pack(fill, operation)
         reused = {name: done for name, done in saved.items() if done.reused}
         if foreign := _foreign(reused, parent):
-            stack.enter_context(intent(store.fs, "state", foreign))
-        _verify(store, reused, prefixed)
+            operation.needs(foreign)
+        _verify(store, operation, reused, prefixed)
         store.add_note(commit.id, replace(note, state=id))
 
 
-def _finder(store: Store, copies: Copies) -> Callable[[str], Stored | None] | None:
+def _finder(store: Store, copies: Copies) -> Callable[[str], Chain | None] | None:
     """Finds a copy by its id, as long as not too many packs are open; None where there is nothing to find."""
-    if not store.index.any():
-        return None
-    return lambda id: copies.known(id) if len(copies) < _MAX_OPEN else None
+
+    def find(id: str) -> Chain | None:
+        stored = copies.known(id) if len(copies) < _MAX_OPEN else None
+        try:
+            return copies.chain(stored) if stored else None
+        except CoralError:  # a difference whose base is gone
+            return None
+
+    return find if store.index.any() else None
 
 
 def _foreign(reused: Mapping[str, Saved], parent: Mapping[str, Stored]) -> set[str]:
@@ -169,16 +176,18 @@ def _earlier(store: Store, copies: Copies, id: str | None, tensors: Mapping[str,
         entry = entries.get(name)
         if entry and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape):
             stored = copies.known(entry.id)
-            if stored and stored.entry.nbytes == tensor.nbytes:
+            if stored and stored.whole and stored.entry.nbytes == tensor.nbytes:
                 found[name] = stored
             if len(copies) >= _MAX_OPEN:  # what lies in yet other packs is written anew, and so brought together
                 break
     return found
 
 
-def _verify(store: Store, reused: Mapping[str, Saved], tensors: Mapping[str, WeightTensor]) -> None:
+def _verify(
+    store: Store, operation: Operation, reused: Mapping[str, Saved], tensors: Mapping[str, WeightTensor]
+) -> None:
     """Make sure that every reused copy is where others will look for it; write from memory what is not."""
-    packs = {done.reused.pack.name: done.reused.pack for done in reused.values() if done.reused}
+    packs = {link.pack.name: link.pack for done in reused.values() if done.reused for link in done.reused.links}
     gone = set()
     for name in packs:
         try:
@@ -187,11 +196,15 @@ def _verify(store: Store, reused: Mapping[str, Saved], tensors: Mapping[str, Wei
             store.index.forget(name)
             gone.add(name)
     store.ensure_synced(pack for name, pack in packs.items() if name not in gone)
-    lost = {name: done for name, done in reused.items() if done.reused and done.reused.pack.name in gone}
+    lost = {
+        name: done
+        for name, done in reused.items()
+        if done.reused and any(link.pack.name in gone for link in done.reused.links)
+    }
     if lost:
 
         def fill(writer: PackWriter) -> None:
             for name, done in lost.items():
                 done.write(writer, tensors[name].bytes())
 
-        store.write_pack(fill)
+        store.write_pack(fill, operation)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from coral.errors import CorruptObject
-from coral.filesystem import FileSystem, WriteFile
+from coral.filesystem import FileSystem, Origin, WriteFile
 
 LIMIT = (16 << 20) + 66  # what a sealed file of the largest JSON has
 _LARGEST = 1 << 30
@@ -19,10 +19,16 @@ def nonce() -> str:
     return os.urandom(16).hex()
 
 
+def tag_of(origin: Origin) -> str:
+    """Which process a file in tmp/ is of: 8 hex digits for the host, 8 for its boot, and the process id."""
+    host, boot = (hashlib.sha256(text.encode()).hexdigest()[:8] for text in (origin.host, origin.boot))
+    return f"{host}-{boot}-{origin.pid}"
+
+
 @contextmanager
 def temporary(fs: FileSystem) -> Iterator[tuple[str, WriteFile]]:
     """A new file in tmp/, as (path, file): closed at the end, and removed unless it was renamed away."""
-    path = f"tmp/{nonce()}"
+    path = f"tmp/{nonce()}-{tag_of(fs.origin())}"
     file = fs.create(path)
     try:
         yield path, file

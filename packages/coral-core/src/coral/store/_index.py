@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -117,6 +117,7 @@ class Index:
         self._durable = durable  # so that fsck finds no torn index after a loss of power
         self._segments: dict[str, _Segment] = {}
         self._covered: set[str] = set()
+        self._gone: set[str] = set()  # covered, but not there any more
         self._loose: dict[str, Directory] = {}
         self._by_id: dict[str, list[Location]] = {}
         self._loaded = False
@@ -129,7 +130,7 @@ class Index:
             self._load_segments()
         found = list(reversed(self._by_id.get(id, ())))
         for segment in self._segments.values():
-            found += segment.find(id)
+            found += (place for place in segment.find(id) if place.pack not in self._gone)
         return found
 
     @_locked
@@ -164,6 +165,11 @@ class Index:
     @_locked
     def forget(self, pack: str) -> None:
         """Drop what is known of a pack that is gone."""
+        if pack in self._covered:
+            self._gone.add(pack)
+        self._forget_loose(pack)
+
+    def _forget_loose(self, pack: str) -> None:
         directory = self._loose.pop(pack, None)
         for id in directory.ids if directory else ():
             left = [place for place in self._by_id[id] if place.pack != pack]
@@ -177,6 +183,8 @@ class Index:
         """Take in what other processes wrote; whether anything changed. A pack that cannot be read is left to fsck."""
         changed = self._load_segments()
         there = {name[:-5] for name in self._fs.list("packs") if name.endswith(".pack")}
+        self._gone, before = self._covered - there, self._gone
+        changed = changed or self._gone != before
         for gone in self._loose.keys() - there:
             self.forget(gone)
             changed = True
@@ -198,24 +206,38 @@ class Index:
             del self._segments[name]
         self._covered = {pack for segment in self._segments.values() for pack in segment.packs}
         for pack in self._covered & self._loose.keys():
-            self.forget(pack)
+            self._forget_loose(pack)
         return True
 
     @_locked
     def cover(self) -> None:
         """Write an index file if there are many packs without one. Nothing depends on it: it may fail or be lost."""
-        if len(self._loose) < _UNCOVERED:
-            return
+        if len(self._loose) >= _UNCOVERED:
+            self.refresh()
+            if len(self._loose) >= _UNCOVERED:  # nobody else has covered them
+                self._rewrite(lambda segment, packs: len(segment.packs) <= 4 * packs)
+
+    @_locked
+    def trim(self) -> None:
+        """Write those index files anew of whose packs many are gone."""
         self.refresh()
-        if len(self._loose) < _UNCOVERED:  # somebody else has covered them
-            return
+
+        def stale(segment: _Segment, _: int = 0) -> bool:
+            return 4 * len(self._gone.intersection(segment.packs)) >= len(segment.packs)
+
+        if any(map(stale, self._segments.values())):
+            self._rewrite(stale)
+
+    def _rewrite(self, merge: Callable[[_Segment, int], bool]) -> None:
+        """Write one index file of the packs without one and of the segments to `merge`, asked with how many it has."""
         packs = {name: number for number, name in enumerate(self._loose)}
         parts, merged = [_rows_of(self._loose.values(), 0)], []
         for segment in sorted(self._segments.values(), key=lambda s: len(s.packs)):
-            if len(segment.packs) <= 4 * len(packs):
+            if merge(segment, len(packs)):
                 merged.append(segment)
-                parts.append(_renumbered(segment, packs))
-        self._write(list(packs), parts)
+                parts.append(_renumbered(segment, packs, self._gone))
+        if packs:
+            self._write(list(packs), parts)
         for segment in merged:
             with suppress(FileNotFoundError):
                 self._fs.unlink(f"index/{segment.name}")
@@ -246,11 +268,11 @@ def _rows_of(directories: Iterable[Directory], first: int) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, _ROW)
 
 
-def _renumbered(segment: _Segment, packs: dict[str, int]) -> NDArray[Any]:
-    """The rows of a segment's packs that are not among `packs` yet, numbered on from these; adds them."""
+def _renumbered(segment: _Segment, packs: dict[str, int], gone: Set[str]) -> NDArray[Any]:
+    """The rows of a segment's packs that are neither gone nor among `packs` yet, numbered on from these; adds them."""
     numbers = np.full(len(segment.packs), -1, np.int64)
     for place, name in enumerate(segment.packs):
-        if name not in packs:
+        if name not in packs and name not in gone:
             numbers[place] = packs[name] = len(packs)
     known = segment.rows[segment.rows["pack"] < len(numbers)]
     new = numbers[known["pack"]]

@@ -1,13 +1,14 @@
-"""Intents: what a running operation relies on, so that garbage collection leaves it alone.
+"""Intents: what a running operation relies on or is about to publish, so that garbage collection leaves it alone.
 
-An intent is a file that names the process and the objects it means to keep. One whose process is gone is void. It need
-not survive a loss of power, and is not synced: the process would not survive it either.
+An intent is a file that names the process and the objects, or packs, that it means to keep. One whose process is gone
+is void. It need not survive a loss of power, and is not synced: the process would not survive it either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from coral import _json
 from coral.errors import CorruptObject
@@ -15,40 +16,77 @@ from coral.filesystem import FileSystem, Origin
 from coral.objects import is_id
 from coral.store._files import LIMIT, nonce, seal, unseal
 
-_FOREIGN_AGE = 14 * 86400.0  # seconds after which the intent of another host counts as abandoned
+FOREIGN_AGE = 14 * 86400.0
+"""Seconds after which what another host left counts as abandoned."""
+
+
+@dataclass(slots=True)
+class Operation:
+    """An operation that is under way, and what it has announced."""
+
+    fs: FileSystem
+    kind: str
+    name: str = field(default_factory=nonce)
+    _paths: list[str] = field(default_factory=list)
+
+    def needs(self, ids: Iterable[str]) -> None:
+        """Announce that it relies on these objects, with all that they lead to, or on all that is in these packs."""
+        path = f"intents/{nonce() if self._paths else self.name}"
+        content = {**self.fs.origin()._asdict(), "kind": self.kind, "time": self.fs.now(), "needs": sorted(ids)}
+        file = self.fs.create(path)
+        self._paths.append(path)
+        try:
+            file.write([seal(_json.dumps(content))])
+        finally:
+            file.close()
+
+    def end(self) -> None:
+        """Withdraw what was announced."""
+        while self._paths:
+            with suppress(OSError):
+                self.fs.unlink(self._paths[-1])
+            self._paths.pop()
 
 
 @contextmanager
-def intent(fs: FileSystem, kind: str, needs: Iterable[str]) -> Iterator[None]:
+def intent(fs: FileSystem, kind: str, needs: Iterable[str]) -> Iterator[Operation]:
     """Announce an operation that relies on the objects `needs` while the block runs."""
-    origin = fs.origin()
-    path = f"intents/{nonce()}"
-    content = {**origin._asdict(), "kind": kind, "time": fs.now(), "needs": sorted(needs)}
-    file = fs.create(path)
+    pid, operation = fs.origin().pid, Operation(fs, kind)
     try:
-        file.write([seal(_json.dumps(content))])
-        file.close()
-        yield
+        operation.needs(needs)
+        yield operation
     finally:
-        file.close()
-        if fs.origin().pid == origin.pid:  # a forked process does not end its parent's operation
-            with suppress(OSError):
-                fs.unlink(path)
+        if fs.origin().pid == pid:  # a forked process does not end its parent's operation
+            operation.end()
 
 
-def needed(fs: FileSystem) -> set[str]:
-    """The ids that running operations rely on: those of processes that are alive, or on another host and not old."""
-    found: set[str] = set()
-    here = fs.origin()
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An intent as another process sees it."""
+
+    name: str
+    kind: str
+    needs: frozenset[str]
+    alive: bool  # its process runs, or is on another host and may
+
+
+def intents(fs: FileSystem) -> list[Intent]:
+    """All intents that can be read; one that cannot is being written or withdrawn, and relies on nothing yet."""
+    found, here = [], fs.origin()
     for name in fs.list("intents"):
         path = f"intents/{name}"
         try:
             content = _json.loads(unseal(fs.read(path, LIMIT), path), path)
             age = fs.now() - fs.stat(path).mtime
-        except (CorruptObject, FileNotFoundError):  # being written, or dropped since it was listed
+        except (CorruptObject, FileNotFoundError):
             continue
         match content:
-            case {"host": str(host), "boot": str(boot), "pid": int(pid), "needs": list(needs)}:
-                if fs.alive(Origin(host, boot, pid)) if host == here.host else age < _FOREIGN_AGE:
-                    found.update(id for id in needs if is_id(id))
+            case {"host": str(host), "boot": str(boot), "pid": int(pid), "kind": str(kind), "needs": list(needs)}:
+                alive = fs.alive(Origin(host, boot, pid)) if host == here.host else age < FOREIGN_AGE
+                found.append(Intent(name, kind, frozenset(id for id in needs if is_id(id)), alive))
     return found
+
+
+def needed(fs: FileSystem) -> set[str]:
+    """The ids that running operations rely on: those of processes that are alive, or on another host and not old."""
+    return {id for intent in intents(fs) if intent.alive for id in intent.needs}

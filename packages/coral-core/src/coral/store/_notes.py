@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
@@ -18,7 +19,7 @@ def add(fs: FileSystem, commit: str, note: Note, *, durable: bool) -> str:
     folder = f"notes/{commit}"
     make_folder(fs, folder, durable=durable)
     path = f"{folder}/{nonce()}"
-    put_if_absent(fs, path, seal(note.encode(commit)), durable=durable)
+    put_if_absent(fs, path, seal(replace(note, synced=durable).encode(commit)), durable=durable)
     return path
 
 

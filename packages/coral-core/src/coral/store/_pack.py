@@ -14,14 +14,15 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coral._digest import BLOCK, Bytes, blocks_in, fold, folds, object_id, sha256, tensor_id
+from coral._digest import BLOCK, Bytes, fold, object_id, sha256
+from coral.delta import GroupedDelta, PackDelta, Planes, Raw, Same
 from coral.errors import CorruptObject, NewerFormat, UnsafeInput
 from coral.filesystem import FileSystem, ReadFile, WriteFile
 from coral.weights import DTYPE_BY_CODE, DTYPES, MAX_BYTES, MAX_RANK, check_shape
@@ -29,8 +30,10 @@ from coral.weights import DTYPE_BY_CODE, DTYPES, MAX_BYTES, MAX_RANK, check_shap
 VERSION = 1
 KINDS = {"tensor": 1, "tree": 2, "state": 3, "commit": 4}
 KIND_BY_CODE = {code: kind for kind, code in KINDS.items()}
-RAW = 0
-"""The codec of bytes stored as they are. Others are to come; see docs/format.md."""
+RAW = Raw.code
+"""The codec of bytes stored as they are."""
+_WITH_BASE = {Same.code, PackDelta.code, GroupedDelta.code}
+_CODECS = {RAW, Planes.code} | _WITH_BASE
 
 _HEADER = struct.Struct("<8sII")
 _DIRECTORY = struct.Struct("<8sIIII")
@@ -66,7 +69,8 @@ class Entry(NamedTuple):
     id: str
     kind: str
     codec: int
-    base: str | None
+    params: int  # what the codec needs to know beside its code
+    base: str | None  # id of the tensor that it is a difference from
     dtype: str | None
     shape: tuple[int, ...]
     offset: int
@@ -128,7 +132,7 @@ class Directory:
 
     def entry(self, number: int) -> Entry:
         """The entry of a number. That its size fits its dtype and shape is for the caller to check (`entries` does)."""
-        _, base, kind_code, codec, dtype_code, _, _, offset, size, nbytes = self._rows[number]
+        _, base, kind_code, codec, dtype_code, _, params, offset, size, nbytes = self._rows[number]
         (shape_from, shape_to), (digest_from, digest_to), (sum_from, sum_to) = (
             (starts[number], starts[number + 1]) for starts in self._starts
         )
@@ -136,14 +140,18 @@ class Directory:
         dtype = DTYPE_BY_CODE.get(dtype_code) if kind == "tensor" else None
         if kind == "tensor" and dtype is None:
             raise NewerFormat(f"pack {self.name[:12]}: dtype code {dtype_code} is not known; upgrade coral-core")
-        if codec != RAW:
+        if codec not in _CODECS:
             raise NewerFormat(f"pack {self.name[:12]}: codec {codec} is not known to this coral; upgrade coral-core")
-        if size != nbytes:
+        most = nbytes if codec == RAW else nbytes + nbytes // 512 + 64  # blocks that nothing makes shorter, and a table
+        if size > most or (codec == RAW and size != nbytes) or (codec == Same.code and size):
             raise _corrupt(self.name, f"{kind} {self.ids[number][:12]} has {size} bytes, not {nbytes}")
+        if (base != _NO_BASE) != (codec in _WITH_BASE) or (codec != RAW and kind != "tensor"):
+            raise _corrupt(self.name, f"{kind} {self.ids[number][:12]} has a codec, or a base, that it cannot have")
         return Entry(
             id=self.ids[number],
             kind=kind,
             codec=codec,
+            params=params,
             base=None if base == _NO_BASE else base.hex(),
             dtype=dtype,
             shape=tuple(shape),
@@ -220,36 +228,6 @@ def read_object(file: ReadFile, entry: Entry) -> bytes:
     return payload
 
 
-def read_tensors(stored: Sequence[tuple[ReadFile, Entry]]) -> list[Bytes | None]:
-    """The raw bytes of tensors, mapped where they are large, checked block by block; None for one that fails."""
-    found = [_raw(file, entry) for file, entry in stored]
-    sums = folds(found)
-    return [data if got == entry.sums else None for data, got, (_, entry) in zip(found, sums, stored, strict=True)]
-
-
-def _raw(file: ReadFile, entry: Entry) -> Bytes:
-    data = file.region(entry.offset, entry.size) if entry.size >= MAPPED else None
-    if data is None:
-        data = np.empty(entry.size, np.uint8)
-        file.read_into(data, entry.offset)
-    return data
-
-
-def verify_tensor(file: ReadFile, entry: Entry) -> None:
-    """Check a tensor by everything there is: folded sums, SHA-256 of each block, id. CorruptObject if one differs."""
-    buffer = np.empty(min(BLOCK, max(entry.size, 1)), np.uint8)
-    digests = []
-    for number in range(blocks_in(entry.size)):
-        block = buffer[: min(BLOCK, entry.size - number * BLOCK)]
-        file.read_into(block, entry.offset + number * BLOCK)
-        if fold(block) != entry.sums[number]:
-            raise CorruptObject(f"tensor {entry.id[:12]}: block {number} fails its check")
-        digests.append(sha256(block))
-    joined = b"".join(digests)
-    if joined != entry.digests or entry.dtype is None or tensor_id(entry.dtype, entry.shape, joined) != entry.id:
-        raise CorruptObject(f"tensor {entry.id[:12]} is not what was stored: its SHA-256 differs")
-
-
 class PackWriter:
     """Writes a pack front to back into an open file; `finish` returns its name."""
 
@@ -293,10 +271,7 @@ class PackWriter:
         self, id: str, dtype: str, shape: Sequence[int], offset: int, nbytes: int, digests: bytes, sums: Sequence[int]
     ) -> None:
         """Enter a tensor that was placed at `offset` into the directory."""
-        self._row(id, "tensor", DTYPES[dtype].code, len(shape), offset, nbytes)
-        self._shapes += shape
-        self._digests.append(digests)
-        self._sums += sums
+        self._enter(Entry(id, "tensor", RAW, 0, None, dtype, tuple(shape), offset, nbytes, nbytes, digests, list(sums)))
 
     def add_object(self, kind: str, payload: bytes) -> str:
         """Append a tree, state or commit; returns its id."""
@@ -305,13 +280,47 @@ class PackWriter:
             offset = self._at
             data = np.frombuffer(payload, np.uint8)
             self._write(data)
-            self._row(id, kind, 0, 0, offset, data.size)
-            self._sums += [fold(data[i : i + BLOCK]) for i in range(0, data.size, BLOCK)]
+            sums = [fold(data[i : i + BLOCK]) for i in range(0, data.size, BLOCK)]
+            self._enter(Entry(id, kind, RAW, 0, None, None, (), offset, data.size, data.size, b"", sums))
         return id
 
-    def _row(self, id: str, kind: str, dtype: int, rank: int, offset: int, size: int) -> None:
-        self._written.add(id)
-        self._rows.append((bytes.fromhex(id), _NO_BASE, KINDS[kind], RAW, dtype, rank, 0, offset, size, size))
+    def add_stored(self, entry: Entry, pieces: Iterable[Bytes | bytes]) -> Entry:
+        """Append something in the form in which `pieces` give it; its place, size and sums are found on the way."""
+        aligned = _PAGE if entry.codec == RAW and entry.nbytes >= BLOCK else 64
+        self._write(self._pad(aligned if entry.kind == "tensor" else 1))
+        offset, sums = self._at, _RunningSums()
+        for piece in pieces:
+            data = np.frombuffer(piece, np.uint8) if isinstance(piece, bytes) else piece
+            self._write(data)
+            sums.add(data)
+        stored = entry._replace(offset=offset, size=self._at - offset, sums=sums.finish())
+        self._enter(stored)
+        return stored
+
+    def _enter(self, entry: Entry) -> None:
+        self._written.add(entry.id)
+        self._rows.append(
+            (
+                bytes.fromhex(entry.id),
+                bytes.fromhex(entry.base) if entry.base else _NO_BASE,
+                KINDS[entry.kind],
+                entry.codec,
+                DTYPES[entry.dtype].code if entry.dtype else 0,
+                len(entry.shape),
+                entry.params,
+                entry.offset,
+                entry.size,
+                entry.nbytes,
+            )
+        )
+        self._shapes += entry.shape
+        self._digests.append(entry.digests)
+        self._sums += entry.sums
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._at
 
     def begin_sync(self) -> None:
         """Have what is written so far synced in the background, if it is much; `finish` waits for that."""
@@ -343,6 +352,32 @@ class PackWriter:
         """Wait for a sync in the background, whatever becomes of it: the file is not to be closed before."""
         if self._syncing is not None:
             self._syncing.join()
+
+
+class _RunningSums:
+    """The folded sums of bytes that come in pieces."""
+
+    def __init__(self) -> None:
+        self._block = np.empty(BLOCK, np.uint8)
+        self._filled = 0
+        self._sums: list[int] = []
+
+    def add(self, data: Bytes) -> None:
+        while data.size:
+            if not self._filled and data.size >= BLOCK:
+                self._sums.append(fold(data[:BLOCK]))
+                data = data[BLOCK:]
+                continue
+            part = data[: BLOCK - self._filled]
+            self._block[self._filled : self._filled + part.size] = part
+            self._filled += part.size
+            data = data[part.size :]
+            if self._filled == BLOCK:
+                self._sums.append(fold(self._block))
+                self._filled = 0
+
+    def finish(self) -> list[int]:
+        return self._sums + ([fold(self._block[: self._filled])] if self._filled else [])
 
 
 class _Background:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from coral._digest import BLOCK, Bytes, fold, pool, sha256, tensor_id
+from coral.errors import CorruptObject
 from coral.objects import TensorEntry
+from coral.store._chain import Chain, Stored
 from coral.store._pack import MAPPED, PackWriter
-from coral.store._store import Stored
 from coral.weights import WeightTensor
 
 _JOB = 4 * BLOCK  # bytes that one thread works on at a time
@@ -36,7 +37,7 @@ class Saved:
     entry: TensorEntry
     digests: bytes
     sums: Sequence[int]
-    reused: Stored | None = None  # the copy that stands for it, if it was not written
+    reused: Chain | None = None  # the copy that stands for it, with its bases, if it was not written
 
     def write(self, writer: PackWriter, data: Bytes) -> None:
         """Append the tensor to a pack, unless it is in it."""
@@ -49,7 +50,7 @@ def save_tensors(
     tensors: Mapping[str, WeightTensor],
     writer: PackWriter,
     earlier: Mapping[str, Stored],
-    find: Callable[[str], Stored | None] | None,
+    find: Callable[[str], Chain | None] | None,
 ) -> dict[str, Saved]:
     """Write those `tensors` that are neither equal to their `earlier` copy nor to one that `find` finds by its id.
 
@@ -82,7 +83,7 @@ def _known(stored: Stored) -> Saved:
     entry = stored.entry
     assert entry.dtype is not None
     tree_entry = TensorEntry(entry.dtype, entry.shape, entry.nbytes, entry.id)
-    return Saved(tree_entry, entry.digests, entry.sums, stored)
+    return Saved(tree_entry, entry.digests, entry.sums, Chain([stored]))
 
 
 def _alike(tensors: Mapping[str, WeightTensor]) -> set[str]:
@@ -192,6 +193,19 @@ def _equal_bytes(a: Bytes, b: Bytes) -> bool:
     return bool(np.array_equal(a[:whole].view("u8"), b[:whole].view("u8")) and np.array_equal(a[whole:], b[whole:]))
 
 
-def _equal(data: Bytes, copy: Stored) -> bool:
-    starts = range(0, data.size, BLOCK)
-    return data.size == copy.entry.size and all(pool().map(lambda at: _same(data[at : at + BLOCK], at, copy), starts))
+def _equal(data: Bytes, copy: Chain) -> bool:
+    if data.size != copy.entry.nbytes:
+        return False
+    if copy.whole:
+        stored = copy.links[0]
+        return all(pool().map(lambda at: _same(data[at : at + BLOCK], at, stored), range(0, data.size, BLOCK)))
+
+    def work(unit: tuple[int, int]) -> bool:
+        other = np.empty(unit[1] - unit[0], np.uint8)
+        try:
+            copy.read(unit[0], other)
+        except (CorruptObject, OSError, EOFError):
+            return False
+        return _equal_bytes(data[unit[0] : unit[1]], other)
+
+    return all(pool().map(work, copy.units()))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from coral.errors import ConfigError, CorruptObject, MissingObject, NewerFormat, StorageError
 from coral.filesystem import FileSystem, ReadFile
 from coral.objects import Commit, Note, decode_commit
 from coral.store import _notes, _refs
+from coral.store._chain import Chain, Stored
 from coral.store._files import temporary
 from coral.store._index import Index
+from coral.store._intents import Operation
 from coral.store._pack import UNSYNCED, Directory, Entry, PackWriter, directory_of, path_of, read_directory, read_object
 
 Durability = Literal["full", "batch", "fast"]
@@ -25,15 +27,8 @@ _log = logging.getLogger("coral")
 
 _BATCH = 8
 _DIRECTORIES = 256  # parsed directories that are kept
+_MAX_DEPTH = 16  # differences on differences that are followed; repack makes 2 at most
 _T = TypeVar("_T")
-
-
-class Stored(NamedTuple):
-    """A copy of an object, in a pack that is open."""
-
-    pack: Directory
-    file: ReadFile
-    entry: Entry
 
 
 class Store:
@@ -59,32 +54,55 @@ class Store:
 
     # -- packs ------------------------------------------------------------------------------------------------------
 
-    def write_pack(self, fill: Callable[[PackWriter], _T]) -> tuple[_T, Directory]:
-        """Write one pack with what `fill` puts into it, and put it into place; returns what `fill` returned."""
+    def write_pack(
+        self,
+        fill: Callable[[PackWriter], _T],
+        operation: Operation,
+        *,
+        durable: bool = False,
+        check: Callable[[Directory, ReadFile], None] | None = None,
+    ) -> tuple[_T, Directory]:
+        """Write one pack with what `fill` puts into it, and put it into place; returns what `fill` returned.
+
+        The operation announces it first: until something leads to it, it would be taken for garbage. `durable` syncs
+        it even where commits are not. `check` reads it back before anybody else can; what it raises undoes the pack.
+        """
+        durable = durable or self.durable
         with temporary(self.fs) as (path, file):
-            writer = PackWriter(file, durable=self.durable)
+            writer = PackWriter(file, durable=durable)
             try:
                 result = fill(writer)
                 directory = writer.finish()
             except BaseException:
                 writer.abandon()
                 raise
-            if self.durable:
+            if durable:
                 file.fsync()
             file.close()
+            if check is not None:
+                written = self.fs.open(path)
+                try:
+                    check(directory, written)
+                finally:
+                    written.close()
+            operation.needs([directory.name])
             self.fs.replace(path, path_of(directory.name))
-            if self.durable:
+            if durable:
                 self.fs.fsync_dir("packs")
-        self.written(path_of(directory.name))
+        if not durable:
+            self.written(path_of(directory.name))
         self.index.add(directory)
         return result, directory
 
     def ensure_synced(self, packs: Iterable[Directory]) -> None:
         """Make packs that were written without a sync as durable as what is about to build on them."""
-        if not self.durable:
-            return
+        if self.durable:
+            self.sync_packs({pack.name: bool(pack.flags & UNSYNCED) for pack in packs})
+
+    def sync_packs(self, packs: Mapping[str, bool]) -> None:
+        """Make those packs durable that were written without a sync, as their values say."""
         with self._lock, self._syncing():
-            names = {pack.name: pack.flags & UNSYNCED for pack in packs if pack.name not in self._synced}
+            names = {name: unsynced for name, unsynced in packs.items() if name not in self._synced}
             for name, unsynced in names.items():
                 if unsynced:
                     self.fs.fsync_file(path_of(name))
@@ -118,6 +136,16 @@ class Store:
             raise
         except OSError as error:
             self._sync_failed = error
+            raise
+
+    def open_pack(self, name: str) -> ReadFile:
+        """Open a pack, in the trash too: what is being collected stays readable until it is gone."""
+        try:
+            return self.fs.open(path_of(name))
+        except FileNotFoundError:
+            for folder in self.fs.list("trash"):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    return self.fs.open(f"trash/{folder}/{name}.pack")
             raise
 
     def directory(self, pack: str, file: ReadFile) -> Directory:
@@ -226,11 +254,11 @@ class Copies:
         return len(self._open)
 
     def known(self, id: str) -> Stored | None:
-        """A copy of an object in a pack that is known of, without looking for new packs."""
-        return next(self._known(id), None)
+        """A copy of an object in a pack that is known of, without looking for new packs; a whole one if there is."""
+        return next(iter(self._known(id)), None)
 
     def all(self, id: str) -> Iterator[Stored]:
-        """Every copy of an object, after a look for new packs where the known ones do not do."""
+        """Every copy of an object, whole ones first, after a look for new packs where the known ones do not do."""
         seen = set()
         for stored in self._known(id):
             seen.add(stored.pack.name)
@@ -238,16 +266,44 @@ class Copies:
         self._store.index.refresh()  # whatever it says: another thread may just have looked
         yield from [stored for stored in self._known(id) if stored.pack.name not in seen]
 
-    def get(self, id: str, name: str, commit: str) -> Stored:
-        """A copy of a commit's tensor; MissingObject says which it is where there is none."""
-        found = next(self._known(id), None) or next(self.all(id), None)
-        if found is None:
-            what = f"tensor {name!r} of commit {commit[:12]}"
-            message = f"{what} is missing: no pack holds {id[:12]}. Run fsck."
-            raise MissingObject(message, tensor=name, commits=[commit])
-        return found
+    def chains(self, id: str) -> Iterator[Chain]:
+        """Every way to get at a tensor's bytes, without differences first. What leads nowhere is left out."""
+        for stored in self.all(id):
+            with suppress(CorruptObject, NewerFormat):
+                yield self.chain(stored)
 
-    def _known(self, id: str) -> Iterator[Stored]:
+    def chain(self, stored: Stored) -> Chain:
+        """A copy with the bases that it needs. CorruptObject or MissingObject if they are not there, or not its."""
+        links = [stored]
+        while base := links[-1].entry.base:
+            of, what = links[-1].entry, f"tensor {stored.entry.id[:12]}"
+            if len(links) > _MAX_DEPTH or any(link.entry.id == base for link in links):
+                raise CorruptObject(f"{what} is a difference that leads back to itself, or too far")
+            found = self.known(base) or next(self.all(base), None)
+            if found is None:
+                raise MissingObject(f"{what} is a difference from {base[:12]}, which no pack holds. Run fsck.")
+            if (found.entry.kind, found.entry.dtype, found.entry.nbytes) != ("tensor", of.dtype, of.nbytes):
+                raise CorruptObject(f"{what} is a difference from {base[:12]}, which is not of its size and dtype")
+            links.append(found)
+        return Chain(links)
+
+    def get(self, id: str, name: str, commit: str) -> Chain:
+        """How to read a commit's tensor; MissingObject, or CorruptObject, says which it is where that cannot be."""
+        found, problem = self.known(id), ""
+        try:
+            if found is not None:
+                return self.chain(found)
+        except CorruptObject as error:
+            problem = str(error)
+        for chain in self.chains(id):
+            return chain
+        what = f"tensor {name!r} of commit {commit[:12]}"
+        if problem:
+            raise CorruptObject(f"{what}: {problem}", tensor=name, commits=[commit])
+        raise MissingObject(f"{what} is missing: no pack holds {id[:12]}. Run fsck.", tensor=name, commits=[commit])
+
+    def _known(self, id: str) -> list[Stored]:
+        copies = []
         for place in self._store.index.known(id):
             found = self._open[place.pack] if place.pack in self._open else self._open_pack(place.pack)
             if found is not None:
@@ -255,13 +311,14 @@ class Copies:
                 if place.entry < len(pack.ids) and pack.ids[place.entry] == id:
                     entry = _known_entry(pack, place.entry)
                     if entry is not None:
-                        yield Stored(pack, file, entry)
+                        copies.append(Stored(pack, file, entry))
+        return copies if len(copies) < 2 else sorted(copies, key=lambda stored: stored.entry.codec)
 
     def _open_pack(self, name: str) -> tuple[ReadFile, Directory] | None:
         """Open a pack; None if it is gone or damaged: another copy may be whole, and fsck says what is wrong."""
         found, file = None, None
         try:
-            file = self._store.fs.open(path_of(name))
+            file = self._store.open_pack(name)
             found = file, self._store.directory(name, file)
         except FileNotFoundError:
             self._store.index.forget(name)

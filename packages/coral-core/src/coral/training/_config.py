@@ -29,6 +29,9 @@ class CheckpointConfig:
     Early stopping: after `early_stopping_patience` evaluations in a row without a gain of more than
     `early_stopping_threshold` in the metric of `save_on_best_metric`.
 
+    Space: what is pruned is freed as the run goes on. With `background_repack`, a process of lowest priority stores the
+    checkpoints behind the newest as differences, whenever 16 MiB have been saved.
+
     Raises ConfigError for a value, or a pair of values, that cannot be.
 
     >>> from coral.training import CheckpointConfig
@@ -55,6 +58,7 @@ class CheckpointConfig:
     early_stopping_threshold: float = 0.0
     async_save: bool = True
     durability: Durability = "full"
+    background_repack: bool = True
 
     def __post_init__(self) -> None:
         for name in ("save_every_n_steps", "save_every_n_epochs", "keep_checkpoint_every_n_epochs"):
@@ -141,6 +145,7 @@ _FLAGS = (
     "save_random_state",
     "tag_best_checkpoints",
     "async_save",
+    "background_repack",
 )
 
 DEFAULT_CONFIG = CheckpointConfig(

@@ -43,6 +43,7 @@ from coral.training._policy_state import PolicyState
 from coral.training._record import TrainingState
 from coral.training._resuming import find, monitor_of, rebuild
 from coral.training._source import Snapshot, StateSource
+from coral.training._upkeep import Upkeep
 from coral.training._worker import Worker, done_here
 from coral.training._writing import RunWriter
 
@@ -86,6 +87,7 @@ class CheckpointManager:
         self.experiment = experiment
         self.branch = repo.head if branch is None else check_ref_name(branch)
         self._writer = RunWriter(self.repo, self.config, experiment, self.branch)
+        self._upkeep = Upkeep(self.repo, background=self.config.background_repack)
         self.run = os.urandom(8).hex()
         self.policy = CheckpointPolicy(self.config)
         self.state = PolicyState()
@@ -148,7 +150,7 @@ class CheckpointManager:
                     self._annotate(action, events)
                 case Prune(steps=steps):
                     commits = [(step, self._commits.pop(step)) for step in steps if step in self._commits]
-                    self._do(partial(self._writer.prune, commits))
+                    self._do(partial(self._prune, commits))
                 case Stop(reason=reason):
                     self.stop_reason = reason
                     _log.info("%s: stop: %s", self.experiment, reason)
@@ -168,6 +170,7 @@ class CheckpointManager:
         work = partial(self._writer.commit, snapshot, record, action.reasons, dict(self.state.metrics))
         saved = self._worker.submit(work) if copied else self._in_place(action.step, work)
         self._pending = _Pending(action.step, saved)
+        self._do(lambda: None if saved.exception() else self._upkeep.saved(saved.result()))
         if "best" in action.reasons:  # on its own: a tag that fails does not undo the save
             self._do(lambda: None if saved.exception() else self._writer.tag_best(saved.result(), record.run))
         if not copied or any(isinstance(event, Interrupted) for event in events):
@@ -248,6 +251,9 @@ class CheckpointManager:
     def _do(self, work: Callable[[], None]) -> None:
         """Have something done after what the worker has to do already; here and now if nothing goes on beside it."""
         self._later.append(self._worker.submit(work) if self.config.async_save else done_here(work))
+
+    def _prune(self, commits: list[tuple[int, str]]) -> None:
+        self._upkeep.pruned(self._writer.prune(commits))
 
     # -- what the worker reports ------------------------------------------------------------------------------------
 
@@ -373,6 +379,7 @@ class CheckpointManager:
             self.repo.sync()
         finally:
             self._worker.close()
+            self._upkeep.close()
             self._held.close()
 
     def __enter__(self) -> Self:

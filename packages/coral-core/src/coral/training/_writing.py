@@ -62,8 +62,12 @@ class RunWriter:
             except RefExists as error:
                 _log.warning("%s: the best checkpoint, %s, is not tagged: %s", self.experiment, commit[:12], error)
 
-    def prune(self, commits: Iterable[tuple[int, str]]) -> None:
-        """Mark commits as pruned, but for those that a tag made by hand, another ref or an open run holds."""
+    def prune(self, commits: Iterable[tuple[int, str]]) -> int:
+        """Mark commits as pruned, but for those that a tag made by hand, another ref or an open run holds.
+
+        Returns the bytes of their tensors.
+        """
+        pruned = 0
         branches = {tip for branch, tip in self.repo.branches().items() if branch != self.branch}
         held = branches | set(self.repo.tags(by_hand=True).values()) | needed(self.repo.store.fs)
         for step, commit in commits:
@@ -71,3 +75,5 @@ class RunWriter:
                 _log.info("%s: step %d is kept: a ref or an open run holds it", self.experiment, step)
             else:
                 self.repo.annotate(commit, pruned=True)
+                pruned += self.repo.show(commit).nbytes
+        return pruned

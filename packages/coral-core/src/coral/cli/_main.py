@@ -1,0 +1,62 @@
+"""What the commands do: parse, call the repository, say what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from coral._version import __version__
+from coral.cli._priority import stand_back
+from coral.delta import DeltaConfig
+from coral.errors import Conflict, CoralError
+from coral.repository import Repository
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0, or 1 after an error, which stands on standard error."""
+    args = _parser().parse_args(argv)
+    try:
+        sys.stdout.write(f"{args.run(args)}\n")
+    except CoralError as error:
+        sys.stderr.write(f"coral {args.command}: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="coral", description="Version control for model weights.")
+    parser.add_argument("--version", action="version", version=f"coral-core {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    repack = commands.add_parser("repack", help="store the past as differences, and free what they stand for")
+    repack.add_argument("path", help="the repository's folder")
+    repack.add_argument("--aggressive", action="store_true", help="smaller, and several times slower to read")
+    repack.add_argument(
+        "--auto",
+        action="store_true",
+        help="beside a training run: stand back for it, and leave whole what may find a nearer keyframe yet",
+    )
+    repack.add_argument("--entropy", choices=("auto", "deflate", "zstd"), default="auto", help="default: auto")
+    repack.set_defaults(run=_repack)
+
+    gc = commands.add_parser("gc", help="free what nothing leads to any more")
+    gc.add_argument("path", help="the repository's folder")
+    gc.add_argument("--grace", type=float, help="seconds for which packs that nothing leads to are kept")
+    gc.set_defaults(run=lambda args: Repository(args.path).gc(args.grace))
+    return parser
+
+
+def _repack(args: argparse.Namespace) -> str:
+    if args.auto:
+        stand_back()
+    try:
+        config = DeltaConfig(entropy=args.entropy)
+        done = Repository(args.path).repack(args.aggressive, config=config, patient=args.auto)
+    except Conflict as error:
+        if args.auto:  # the other one does the work
+            return str(error)
+        raise
+    return str(done)

@@ -1,0 +1,331 @@
+"""gc: give back the space of what nothing leads to any more, and of copies that better ones stand for.
+
+1. what collections left in the trash whose process is gone is put back: it is looked at like anything else
+2. mark what is alive; settle which copy of each object to go by
+3. write what lives in packs that are mostly dead into a new one, durably
+4. move packs that nothing is gone by into a trash folder of this collection's own; readers look there, too
+5. mark and settle again: what has come alive meanwhile is put back; then the trash is emptied
+
+No lock is needed. Whatever an operation relies on it has announced (`coral.store.intent`) before it looks whether it is
+there; so either the second marking sees that, or the operation sees that it is gone, and writes it itself. A pack has
+its new name durably before it loses its old one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from coral._digest import BLOCK, Bytes, fold
+from coral.errors import CorruptObject, MissingObject
+from coral.filesystem import FileSystem, ReadFile
+from coral.maintenance._inventory import Copy, Inventory, by_pack, settle
+from coral.maintenance._marking import Marker, Marks
+from coral.objects import is_id
+from coral.store import Operation, Store, _refs, intent, intents
+from coral.store._files import tag_of
+from coral.store._intents import FOREIGN_AGE
+from coral.store._pack import Directory, Entry, PackWriter, directory_of, path_of
+
+__all__ = ["Collected", "Collector"]
+
+_log = logging.getLogger("coral")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+SHARED_GRACE = 14 * 86400.0
+"""Seconds for which a pack that nothing leads to is kept where other machines may be about to make use of it."""
+_DEAD = 0.1  # the part of a pack that has to be dead for the rest to be worth moving
+_SMALL, _MANY = 1 << 20, 16  # so many packs of fewer bytes are put together
+_FULL = 256 << 20  # bytes after which what is moved goes on in another pack
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a collection did. Sizes in bytes."""
+
+    packs_removed: int = 0
+    packs_written: int = 0
+    bytes_freed: int = 0  # of packs removed, less those written
+    packs_restored: int = 0  # came alive while it ran
+
+    def __str__(self) -> str:
+        return f"{self.bytes_freed:,} bytes freed: {self.packs_removed} packs removed, {self.packs_written} written"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which packs go, and what has to be moved out of them first."""
+
+    condemned: list[str]
+    moved: dict[str, list[tuple[str, Copy]]]
+
+
+def _locked(method: Callable[Concatenate[Collector, _P], _T]) -> Callable[Concatenate[Collector, _P], _T]:
+    def call(self: Collector, /, *args: _P.args, **options: _P.kwargs) -> _T:
+        with self.lock:
+            return method(self, *args, **options)
+
+    return functools.update_wrapper(call, method)
+
+
+class Collector:
+    """Collects garbage in a store, time and again: what it has read it remembers."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.marker = Marker(store)
+        self.inventory = Inventory(store)
+        self.lock = threading.RLock()  # what is remembered is not for two threads at a time
+        self._candidates: list[str] = []  # packs that were there before the last marking
+
+    @_locked
+    def survey(self) -> tuple[Marks, dict[str, Copy]]:
+        """What is alive, and the copy to go by of each object.
+
+        CorruptObject if a ref or the history cannot be read, MissingObject if there is no way to something that is
+        alive: then nothing can be said to be dead.
+        """
+        marks, settled, lost = self._look()
+        if lost:
+            marks, settled, lost = self._look()  # another collection was just putting it back
+        if lost:
+            raise _missing(lost)
+        return marks, settled
+
+    @_locked
+    def reclaimable(self) -> int:
+        """Bytes that a collection would free."""
+        marks, settled = self.survey()
+        plan = self._plan(marks, settled, 0.0)
+        moved = sum(copy.size for held in plan.moved.values() for _, copy in held)
+        return sum(map(self.inventory.size, plan.condemned)) - moved
+
+    def _look(self) -> tuple[Marks, dict[str, Copy], list[str]]:
+        # Packs are listed before anything is marked: what is published meanwhile is not taken for garbage.
+        self.inventory.refresh()
+        self._candidates = self.inventory.packs()
+        marks = self.marker.mark()
+        self.inventory.refresh()
+        return marks, *settle(self.inventory, marks.ids(), marks.whole)
+
+    @_locked
+    def collect(self, grace: float | None = None) -> Collected:
+        """Free what is dead. Packs that nothing leads to stay for `grace` seconds.
+
+        By default that is 0 on a filesystem of this machine's, 14 days on one that others share.
+        """
+        fs, done = self.store.fs, Collected()
+        if grace is None:
+            grace = SHARED_GRACE if fs.shared() else 0.0
+        with intent(fs, "gc", []) as operation:
+            self._put_back_abandoned(operation.name)
+            marks, settled = self.survey()
+            plan = self._plan(marks, settled, grace)
+            if plan.condemned:
+                self._make_durable(marks, settled)
+                for directory in self._move(plan, operation):
+                    done.packs_written += 1
+                    done.bytes_freed -= fs.stat(path_of(directory.name)).size
+                trash = _Trash(fs, operation.name)
+                try:
+                    trash.take(plan.condemned)
+                    done.packs_restored = self._restore_living(trash)
+                except BaseException:
+                    trash.put_back(trash.packs())
+                    raise
+                for pack in trash.packs():
+                    done.packs_removed += 1
+                    done.bytes_freed += trash.remove(pack)
+                    self.store.index.forget(pack)
+                trash.close()
+            self._sweep_up()
+        with suppress(OSError, CorruptObject):  # only derived
+            self.store.index.trim()
+        if done.packs_removed:
+            _log.info("%s: %s", fs.root, done)
+        return done
+
+    def _put_back_abandoned(self, own: str) -> None:
+        alive = {found.name for found in intents(self.store.fs) if found.alive} | {own}
+        for name in self.store.fs.list("trash"):
+            if name not in alive:
+                trash = _Trash(self.store.fs, name)
+                trash.put_back(trash.packs())
+                trash.close()
+
+    def _plan(self, marks: Marks, settled: dict[str, Copy], grace: float) -> _Plan:
+        fs, needed = self.store.fs, by_pack(settled)
+        condemned: list[str] = []
+        moved: dict[str, list[tuple[str, Copy]]] = {}
+        small: list[str] = []
+        for pack in self._candidates:
+            if pack in marks.packs or pack not in self.inventory:
+                continue
+            size, held = self.inventory.size(pack), needed.get(pack, [])
+            if not held:
+                published = any(id in marks for id, _ in self.inventory.held(pack))
+                if published or not grace or fs.now() - fs.stat(path_of(pack)).mtime > grace:
+                    condemned.append(pack)
+                continue
+            dead = sum(copy.size for _, copy in self.inventory.held(pack)) - sum(copy.size for _, copy in held)
+            if dead > _DEAD * size:
+                moved[pack] = held
+            elif size < _SMALL:
+                small.append(pack)
+        if len(small) + sum(self.inventory.size(pack) < _SMALL for pack in moved) >= _MANY:
+            moved |= {pack: needed[pack] for pack in small}
+        return _Plan([*condemned, *moved], moved)
+
+    def _make_durable(self, marks: Marks, settled: dict[str, Copy]) -> None:
+        """What makes things dead, and the copies that stand for others, must outlive what is about to go."""
+        fs = self.store.fs
+        packs = {copy.pack for copy in settled.values()}
+        self.store.sync_packs({pack: self.inventory.unsynced(pack) for pack in packs})
+        for folder in marks.unsynced_notes:
+            for name in fs.list(folder):
+                fs.fsync_file(f"{folder}/{name}")
+            fs.fsync_dir(folder)
+        if marks.unsynced_notes:
+            fs.fsync_dir("notes")
+        for folder in marks.unsynced_refs:
+            _refs.ensure_durable(fs, folder)
+
+    def _move(self, plan: _Plan, operation: Operation) -> Iterator[Directory]:
+        """Write what lives in packs that go into new ones; the settled copies, in the form that they have."""
+        waiting = list(plan.moved.items())
+
+        def fill(writer: PackWriter) -> None:
+            while waiting and writer.size < _FULL:
+                pack, held = waiting.pop()
+                file = self.store.fs.open(path_of(pack))
+                try:
+                    directory = directory_of(file, pack)
+                    for id, copy in held:
+                        if id not in writer:
+                            entry = directory.checked(copy.number)
+                            writer.add_stored(entry, _pieces(file, entry))
+                finally:
+                    file.close()
+
+        while waiting:
+            yield self.store.write_pack(fill, operation, durable=True)[1]
+
+    def _restore_living(self, trash: _Trash) -> int:
+        """Put back what has come alive since it was condemned; how many packs that were."""
+        restored = 0
+        while True:
+            _, _, lost = self._look()
+            if not lost:
+                return restored
+            wanted = set(lost)
+            living = [pack for pack in trash.packs() if wanted & trash.ids(self.store, pack)]
+            if not living:
+                self.survey()  # another collection may be putting it back
+                continue
+            trash.put_back(living)
+            restored += len(living)
+
+    def _sweep_up(self) -> None:
+        """Remove what processes that are gone were writing, and what they had announced."""
+        fs = self.store.fs
+        host, boot, _ = tag_of(fs.origin()).split("-")
+        for name in fs.list("tmp"):
+            with suppress(FileNotFoundError):
+                match name.split("-"):
+                    case [_, its_host, its_boot, pid] if its_host == host and pid.isdecimal():
+                        origin = fs.origin()._replace(pid=int(pid))
+                        if its_boot != boot or not fs.alive(origin):
+                            fs.unlink(f"tmp/{name}")
+                    case _:
+                        if fs.now() - fs.stat(f"tmp/{name}").mtime > FOREIGN_AGE:
+                            fs.unlink(f"tmp/{name}")
+        for found in intents(fs):
+            if not found.alive:
+                with suppress(FileNotFoundError):
+                    fs.unlink(f"intents/{found.name}")
+
+
+class _Trash:
+    """A collection's own folder of packs that are to go."""
+
+    def __init__(self, fs: FileSystem, name: str) -> None:
+        self._fs = fs
+        self._folder = f"trash/{name}"
+
+    def packs(self) -> list[str]:
+        """The packs in it."""
+        names = (name.removesuffix(".pack") for name in self._fs.list(self._folder) if name.endswith(".pack"))
+        return [name for name in names if is_id(name)]
+
+    def ids(self, store: Store, pack: str) -> set[str]:
+        """What a pack in it holds."""
+        file = self._fs.open(self._at(pack))
+        try:
+            return set(store.directory(pack, file).ids)
+        finally:
+            file.close()
+
+    def take(self, packs: list[str]) -> None:
+        """Move packs here."""
+        self._fs.mkdir(self._folder)
+        self._fs.fsync_dir("trash")
+        taken = []
+        for pack in packs:
+            with suppress(FileNotFoundError):  # another collection was faster
+                self._fs.link(path_of(pack), self._at(pack))
+                taken.append(pack)
+        self._fs.fsync_dir(self._folder)
+        for pack in taken:
+            with suppress(FileNotFoundError):
+                self._fs.unlink(path_of(pack))
+
+    def put_back(self, packs: list[str]) -> None:
+        """Move packs back to where they are looked for."""
+        for pack in packs:
+            with suppress(FileExistsError, FileNotFoundError):
+                self._fs.link(self._at(pack), path_of(pack))
+        if packs:
+            self._fs.fsync_dir("packs")
+        for pack in packs:
+            with suppress(FileNotFoundError):
+                self._fs.unlink(self._at(pack))
+
+    def remove(self, pack: str) -> int:
+        """Remove a pack for good; its size in bytes."""
+        size = self._fs.stat(self._at(pack)).size
+        self._fs.unlink(self._at(pack))
+        return size
+
+    def close(self) -> None:
+        """Remove the folder, which is empty."""
+        with suppress(OSError):
+            self._fs.rmdir(self._folder)
+
+    def _at(self, pack: str) -> str:
+        return f"{self._folder}/{pack}.pack"
+
+
+def _pieces(file: ReadFile, entry: Entry) -> Iterator[Bytes]:
+    """An entry's stored bytes, checked, in the blocks that its sums are of."""
+    for number, total in enumerate(entry.sums):
+        piece = np.empty(min(BLOCK, entry.size - number * BLOCK), np.uint8)
+        file.read_into(piece, entry.offset + number * BLOCK)
+        if fold(piece) != total:
+            raise CorruptObject(f"{entry.kind} {entry.id[:12]} fails its check at byte {number * BLOCK}. Run fsck.")
+        yield piece
+
+
+def _missing(lost: list[str]) -> MissingObject:
+    return MissingObject(
+        f"{len(lost)} objects that refs lead to are in no pack that can be read, as {lost[0][:12]}: nothing is "
+        "collected. Run fsck."
+    )

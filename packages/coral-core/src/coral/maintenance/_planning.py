@@ -1,0 +1,169 @@
+"""Which commits become keyframes, and which are stored as differences from which of them.
+
+Along each line of commits, those that are pruned left out, one in `group_size` is a keyframe. The others are stored as
+differences from the nearest one, before or after them, so that they are like it. What is decided stays: a commit that
+others are differences from is a keyframe, and one that is a difference is left alone, until what it is a difference
+from is pruned, and keeping that costs more than it saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coral.delta import DeltaConfig
+from coral.maintenance._inventory import Copy
+from coral.maintenance._marking import Marker, Marks
+from coral.objects import Commit
+from coral.store._pack import RAW
+
+__all__ = ["Job", "plan"]
+
+_WORTH = 0.05  # of the bytes to be encoded anew, what has to be saved by letting go of a pruned keyframe
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A commit to encode: as a keyframe, or against `key`. `key` of a keyframe is the one before it, if any."""
+
+    commit: Commit
+    keyframe: bool
+    key: Commit | None
+    tensors: tuple[str, ...]  # those that no commit before it has
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a commit stands on its line."""
+
+    commit: Commit
+    before: _Place | None
+    own: tuple[str, ...]
+    keyframe: bool = False  # others are differences from it
+    packed: bool = False  # stored as differences already
+    key: _Place | None = None  # the last keyframe up to here
+    distance: int = 0  # from it
+    after: tuple[_Place, int] | None = None  # the next keyframe on, and its distance
+
+    @property
+    def open(self) -> bool:
+        """Whether it is yet to be decided how it is stored."""
+        return not self.packed and not self.keyframe
+
+
+@dataclass(slots=True)
+class _Line:
+    """All commits that are not pruned, in their places."""
+
+    places: dict[str, _Place] = field(default_factory=dict)
+    owner: dict[str, _Place] = field(default_factory=dict)  # tensor -> the first commit that has it
+
+
+def plan(
+    marks: Marks,
+    marker: Marker,
+    settled: Mapping[str, Copy],
+    config: DeltaConfig,
+    *,
+    patient: bool = False,
+    again: bool = False,
+) -> list[Job]:
+    """What to encode, keyframes first.
+
+    Being `patient` means to leave whole what may be nearer to a keyframe to come. `again` encodes what is encoded
+    already once more, against the same keyframes.
+    """
+    line = _line(marks, marker, settled)
+    _let_go_of_pruned(line, marks, settled)
+    _choose_keyframes(line, config.group_size)
+    keyframes, members = [], []
+    for place in line.places.values():
+        tensors = tuple(id for id in place.own if id not in marks.whole and id in settled)
+        if not tensors:
+            continue
+        if place.keyframe:
+            if again or any(settled[id].codec == RAW for id in tensors):
+                before = _key_before(place, line)
+                keyframes.append(Job(place.commit, True, before.commit if before else None, tensors))
+        elif place.key is not None and (again or not place.packed):
+            near = place.key
+            if place.after is not None and place.after[1] < place.distance:
+                near = place.after[0]
+            elif patient and 2 * place.distance > config.group_size:
+                continue
+            members.append(Job(place.commit, False, near.commit, tensors))
+    return keyframes + members
+
+
+def _line(marks: Marks, marker: Marker, settled: Mapping[str, Copy]) -> _Line:
+    line = _Line()
+    nearest: dict[str, _Place | None] = {}  # the first commit from here back that is not pruned
+    bases = {copy.base for copy in settled.values() if copy.base}
+    for commit in marks.commits:
+        before = nearest.get(commit.parents[0]) if commit.parents else None
+        if commit.pruned:
+            nearest[commit.id] = before
+            continue
+        own = tuple(id for id in dict.fromkeys(marker.tensors(commit)) if id not in line.owner)
+        place = _Place(commit, before, own)
+        copies = [settled[id] for id in own if id in settled]
+        encoded = sum(copy.nbytes for copy in copies if copy.codec != RAW)
+        place.packed = bool(encoded) and 2 * encoded >= sum(copy.nbytes for copy in copies)
+        alone = place.packed and all(copy.base is None for copy in copies)
+        place.keyframe = alone or not bases.isdisjoint(own)
+        line.owner.update(dict.fromkeys(own, place))
+        line.places[commit.id] = nearest[commit.id] = place
+    return line
+
+
+def _let_go_of_pruned(line: _Line, marks: Marks, settled: Mapping[str, Copy]) -> None:
+    """Decide anew on commits that are differences from what only they need, where that saves more than it costs."""
+    cost: dict[str, int] = {}  # base that no commit has -> its bytes
+    users: dict[str, set[str]] = {}  # ... -> commits that need it
+    for place in line.places.values():
+        for id in place.own:
+            base = settled[id].base if id in settled else None
+            while base is not None and base not in marks.tensors:
+                cost[base] = settled[base].size
+                users.setdefault(base, set()).add(place.commit.id)
+                base = settled[base].base
+    groups: dict[frozenset[str], int] = {}
+    for base, commits in users.items():
+        together = frozenset(commits)
+        groups[together] = groups.get(together, 0) + cost[base]
+    for users_of, size in groups.items():
+        places = [line.places[id] for id in users_of]
+        work = sum(settled[id].nbytes for place in places for id in place.own if id in settled)
+        spared = max(sum(settled[id].size for id in place.own if id in settled) for place in places)
+        if min(size, spared) > _WORTH * work:
+            for place in places:
+                place.packed = False
+
+
+def _choose_keyframes(line: _Line, group_size: int) -> None:
+    for place in line.places.values():
+        before = place.before
+        if before is not None:
+            place.key, place.distance = before.key, before.distance + 1
+        if place.open and (place.key is None or place.distance >= group_size):
+            place.keyframe = True
+        if place.keyframe:
+            place.key, place.distance = place, 0
+            back, distance = before, 1
+            while back is not None and not back.keyframe and 2 * distance < group_size:
+                if back.after is None or back.after[1] > distance:
+                    back.after = place, distance
+                back, distance = back.before, distance + 1
+
+
+def _key_before(place: _Place, line: _Line) -> _Place | None:
+    """The keyframe before a keyframe; for the first of a line, the last one of any that has most shapes like it."""
+    if place.before is not None:
+        return place.before.key
+    earlier = []
+    for other in line.places.values():
+        if other is place:
+            break
+        if other.keyframe:
+            earlier.append(other)
+    return earlier[-1] if earlier else None

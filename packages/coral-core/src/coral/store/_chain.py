@@ -1,0 +1,223 @@
+"""Reading tensors: stored whole, or as a difference from a base, which may be a difference in turn.
+
+An encoded tensor is its blocks one after the other, each as its codec wrote it, then for each block its size (u32) and
+its folded sum (u32), then the CRC-32 (u32) of that table. Any block can be read, checked and decoded alone.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+from coral._digest import BLOCK, Bytes, blocks_in, fold, folds, pool, sha256, tensor_id
+from coral.delta import BLOCK_ELEMENTS, Same, carrier, codec_of
+from coral.errors import CorruptObject
+from coral.filesystem import ReadFile
+from coral.store._pack import MAPPED, RAW, Directory, Entry
+
+_JOB = 4 * BLOCK  # bytes that one thread works on at a time
+_scratch = threading.local()
+
+
+class Stored(NamedTuple):
+    """A copy of an object, in a pack that is open."""
+
+    pack: Directory
+    file: ReadFile
+    entry: Entry
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is stored as it is."""
+        return self.entry.codec == RAW
+
+
+def encoded(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """An encoded tensor in pieces, from its blocks as their codec wrote them."""
+    table = b""
+    for block in blocks:
+        table += struct.pack("<II", len(block), fold(np.frombuffer(block, np.uint8)))
+        yield block
+    yield table + struct.pack("<I", zlib.crc32(table))
+
+
+class _Link:
+    """One copy of a chain."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        entry = stored.entry
+        assert entry.dtype is not None
+        self._carrier = carrier(entry.dtype)
+        self.block = BLOCK_ELEMENTS * self._carrier.itemsize  # bytes
+        self._codec = codec_of(entry.codec, entry.params)
+
+    @cached_property
+    def _table(self) -> tuple[list[int], list[int]]:
+        """Where each block starts, and its sum."""
+        entry = self.stored.entry
+        count = -(-entry.nbytes // self.block)
+        size = 8 * count + 4
+        if entry.size < size:
+            raise CorruptObject(f"tensor {entry.id[:12]} is too short for its table")
+        table = np.empty(size, np.uint8)
+        self.stored.file.read_into(table, entry.offset + entry.size - size)
+        sizes_and_sums = table[:-4].view("<u4").reshape(count, 2)
+        starts = [0, *accumulate(sizes_and_sums[:, 0].tolist())]
+        if zlib.crc32(table[:-4]) != int(table[-4:].view("<u4")[0]) or starts[-1] + size != entry.size:
+            raise CorruptObject(f"tensor {entry.id[:12]}: its table was changed")
+        return starts, sizes_and_sums[:, 1].tolist()
+
+    def read(self, at: int, base: Bytes | None, out: Bytes) -> None:
+        """Fill `out` with the bytes from `at` on, a whole number of blocks of both kinds, but for the last."""
+        entry, file = self.stored.entry, self.stored.file
+        if entry.codec == RAW:
+            file.read_into(out, entry.offset + at)
+            for start in range(0, out.size, BLOCK):
+                if fold(out[start : start + BLOCK]) != entry.sums[(at + start) // BLOCK]:
+                    raise CorruptObject(f"tensor {entry.id[:12]} fails its check at byte {at + start}")
+            return
+        if entry.codec == Same.code:
+            assert base is not None
+            out[:] = base
+            return
+        starts, sums = self._table
+        first, last = at // self.block, -(-(at + out.size) // self.block)
+        stored = _buffer("stored", starts[last] - starts[first])
+        file.read_into(stored, entry.offset + starts[first])
+        for number in range(first, last):
+            data = stored[starts[number] - starts[first] : starts[number + 1] - starts[first]]
+            if fold(data) != sums[number]:
+                raise CorruptObject(f"tensor {entry.id[:12]}: encoded block {number} fails its check")
+            part = slice((number - first) * self.block, (number - first + 1) * self.block)
+            bits = None if base is None else base[part].view(self._carrier)
+            self._codec.decode(data, bits, out[part].view(self._carrier))
+
+
+class Chain:
+    """How to get at a tensor's bytes: a copy, a copy of its base, and so on down to one that stands alone."""
+
+    def __init__(self, links: Sequence[Stored]) -> None:
+        self.links = tuple(links)
+        self._links = [_Link(stored) for stored in links]
+        self.unit = max(BLOCK, self._links[0].block)
+        """Bytes that are read at once."""
+
+    @property
+    def entry(self) -> Entry:
+        """That of the tensor itself."""
+        return self.links[0].entry
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tensor is stored as it is."""
+        return self.links[0].whole
+
+    @property
+    def depth(self) -> int:
+        """How many differences lie between the tensor and a copy that stands alone."""
+        return len(self.links) - 1
+
+    def read(self, at: int, out: Bytes) -> None:
+        """Fill `out` with the bytes from `at`, the start of a unit, on: at most that unit. CorruptObject, EOFError."""
+        base = None
+        for depth in range(self.depth, -1, -1):
+            target = _buffer(f"base {depth % 2}", out.size) if depth else out
+            self._links[depth].read(at, base, target)
+            base = target
+
+    def units(self) -> Iterator[tuple[int, int]]:
+        """Start and end of each unit."""
+        for at in range(0, self.entry.nbytes, self.unit):
+            yield at, min(at + self.unit, self.entry.nbytes)
+
+    def verify(self, *, alone: bool = False) -> None:
+        """Check by everything there is: sums, SHA-256 of each block, id; in this thread `alone`, or in all.
+
+        CorruptObject if anything differs.
+        """
+        entry = self.entry
+
+        def work(unit: tuple[int, int]) -> list[bytes]:
+            data = _buffer("verified", unit[1] - unit[0])
+            self.read(unit[0], data)
+            return [sha256(data[at : at + BLOCK]) for at in range(0, data.size, BLOCK)]
+
+        found = map(work, self.units()) if alone else pool().map(work, self.units())
+        joined = b"".join(digest for digests in found for digest in digests)
+        if joined != entry.digests or entry.dtype is None or tensor_id(entry.dtype, entry.shape, joined) != entry.id:
+            raise CorruptObject(f"tensor {entry.id[:12]} is not what was stored: its SHA-256 differs")
+        if self.whole and len(entry.sums) != blocks_in(entry.size):
+            raise CorruptObject(f"tensor {entry.id[:12]} has not a sum for each block")
+
+
+def _buffer(name: str, size: int) -> Bytes:
+    """Memory of this thread that is used again under the same name."""
+    buffer: Bytes | None = getattr(_scratch, name, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(max(size, BLOCK), np.uint8)
+        setattr(_scratch, name, buffer)
+    return buffer[:size]
+
+
+def read_tensors(chains: Sequence[Chain]) -> list[Bytes | None]:
+    """The raw bytes of tensors, mapped where they are large and whole, all checked; None for one that fails."""
+    found: list[Bytes | None] = [_raw(chain.links[0]) if chain.whole else None for chain in chains]
+    whole = [data for data in found if data is not None]
+    sums = iter(folds(whole))
+    found = [
+        None if data is None or next(sums) != chain.entry.sums else data
+        for data, chain in zip(found, chains, strict=True)
+    ]
+    for number, data in zip(*_decoded([(n, c) for n, c in enumerate(chains) if not c.whole]), strict=True):
+        found[number] = data
+    return found
+
+
+def _decoded(chains: Sequence[tuple[int, Chain]]) -> tuple[list[int], list[Bytes | None]]:
+    """The numbers of chains, and what they decode to."""
+    outs: dict[int, Bytes | None] = {number: np.empty(chain.entry.nbytes, np.uint8) for number, chain in chains}
+
+    def work(job: list[tuple[int, Chain, int, int]]) -> None:
+        for number, chain, start, end in job:
+            out = outs[number]
+            try:
+                if out is not None:
+                    chain.read(start, out[start:end])
+            except (CorruptObject, EOFError, OSError):
+                outs[number] = None
+
+    for _ in pool().map(work, _jobs(chains)):
+        pass
+    return list(outs), list(outs.values())
+
+
+def _jobs(chains: Sequence[tuple[int, Chain]]) -> Iterator[list[tuple[int, Chain, int, int]]]:
+    """The units of chains in jobs of about one size."""
+    job: list[tuple[int, Chain, int, int]] = []
+    size = 0
+    for number, chain in chains:
+        for start, end in chain.units():
+            job.append((number, chain, start, end))
+            size += end - start
+            if size >= _JOB:
+                yield job
+                job, size = [], 0
+    if job:
+        yield job
+
+
+def _raw(stored: Stored) -> Bytes:
+    file, entry = stored.file, stored.entry
+    data = file.region(entry.offset, entry.size) if entry.size >= MAPPED else None
+    if data is None:
+        data = np.empty(entry.size, np.uint8)
+        file.read_into(data, entry.offset)
+    return data
