@@ -17,11 +17,11 @@ from coral.store import Chain
 __all__ = ["build", "chains", "check", "disk", "linked", "newest_of_depth"]
 
 
-def build(path: Path, folder: Path, numbers: Iterable[int]) -> list[str]:
-    """Commit these checkpoints of a series to a new repository, as they are; return the commits' ids."""
+def build(path: Path, checkpoints: Iterable[series.Tensors]) -> list[str]:
+    """Commit checkpoints to a new repository, as they are; return the commits' ids."""
     shutil.rmtree(path, ignore_errors=True)
     with Repository(path, init=True, durability="batch") as repo:
-        return [repo.commit(cases.weights(series.read(folder, k)), f"checkpoint {k}") for k in numbers]
+        return [repo.commit(cases.weights(tensors)) for tensors in checkpoints]
 
 
 def linked(path: Path, copy: Path) -> Path:

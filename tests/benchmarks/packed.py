@@ -16,7 +16,6 @@ from pathlib import Path
 import cases
 import histories
 import peers
-import series
 import torch
 from harness import Bench
 from loads import Loads, there
@@ -54,7 +53,7 @@ def run(bench: Bench) -> None:
     _measure(bench, cases.FULL, ONE, 1, stored, cold=True)
     first = stored[0].name
     for kind, most in (("warm", 1.0), ("cold", None)):
-        name = f"{first} / torch.load, {kind}"
+        name = f"{first.removeprefix('coral ')} / torch.load, {kind}"
         bench.report.ratio(BENCH, there(first, kind), there(_theirs(TORCH, cases.FULL), kind), most, name)
     deep = (Stored("coral load, 2 deep, zstd, bf16", DeltaConfig(entropy="zstd"), asked=7.0),)
     _measure(bench, cases.BF16, DEEP, 2, deep, cold=False)
@@ -63,8 +62,8 @@ def run(bench: Bench) -> None:
 def _measure(bench: Bench, case: cases.Case, count: int, depth: int, stored: tuple[Stored, ...], *, cold: bool) -> None:
     """Time one checkpoint of a case, that of this depth, in all ways; judge coral's beside safetensors'."""
     files, report = bench.folder("packed"), bench.report
-    folder = cases.made(bench, case)
-    ids = histories.build(files / "whole", folder, range(1, count + 1))
+    folder = case.folder(bench)
+    ids = histories.build(files / "whole", (case.read(folder, k) for k in range(1, count + 1)))
     ways = {}
     for number, way in enumerate(stored):
         repo = Repository(histories.linked(files / "whole", files / f"{number}"))
@@ -72,7 +71,7 @@ def _measure(bench: Bench, case: cases.Case, count: int, depth: int, stored: tup
         place = histories.newest_of_depth(repo, ids, depth)
         ways[way.name] = (_coral_load(ids[place]), repo.path)
     shutil.rmtree(files / "whole")
-    tensors = series.read(folder, place + 1)
+    tensors = case.read(folder, place + 1)
     total = peers.touch(tensors.values())
     save_file(tensors, files / "a.safetensors")
     torch.save(tensors, files / "a.pt")
@@ -89,13 +88,14 @@ def _measure(bench: Bench, case: cases.Case, count: int, depth: int, stored: tup
             # Cold, the disk is what takes time, and differences are fewer bytes.
             most = way.asked if kind == "warm" else 1.0 if way is stored[0] else None
             ratio = partial(report.ratio, BENCH, theirs=f"{safetensors}, {kind}")
-            ratio(ours=there(way.name, kind), asked=most, name=f"{way.name} / load_file + touch, {kind}")
-            ratio(ours=f"{way.name}, {kind}", name=f"{way.name}, touched again / load_file + touch, {kind}")
+            name = way.name.removeprefix("coral ")
+            ratio(ours=there(way.name, kind), asked=most, name=f"{name} / load_file + touch, {kind}")
+            ratio(ours=f"{way.name}, {kind}", name=f"{name}, touched again / load_file + touch, {kind}")
     shutil.rmtree(files)
 
 
 def _theirs(name: str, case: cases.Case) -> str:
-    return f"{name}, {case.mode}"
+    return f"{name}, bf16" if case.rounded else name
 
 
 def _coral_load(ref: str) -> Callable[[Path], peers.Loaded]:

@@ -32,7 +32,7 @@ CONFIG = CheckpointConfig(
     keep_last_n_checkpoints=LAST,
     keep_best_n_checkpoints=BEST_FEW,
 )
-EVERY = 0.002
+EVERY = 0.004
 """Seconds from one look at the disk to the next."""
 ASKED_RUNNING = 8.0
 ASKED_AFTER = 1.15
@@ -112,23 +112,28 @@ def run(bench: Bench) -> None:
             trainer.epoch_end(epoch, score=abs(epoch - BEST) + 0.1 * (epoch > BEST))
             disk.look()
     log = repo.log()
-    kept = [commit for commit in reversed(log) if not commit.pruned]
     assert len(log) == SAVES, f"{SAVES} saves made {len(log)} commits"
-    epochs = [commit.epoch for commit in kept]
-    assert len(kept) == LAST + BEST_FEW, f"of which these epochs were kept: {epochs}"
+    kept = [commit for commit in reversed(log) if not commit.pruned]
+    asked = {commit.id for commit in log[:LAST]}
+    asked |= {commit.id for commit in sorted(log, key=lambda commit: commit.metrics["score"])[:BEST_FEW]}
+    ids = [commit.id for commit in kept if commit.id in asked]
+    assert len(ids) == LAST + BEST_FEW, f"of these, only {len(ids)} were kept"
     one = max(commit.nbytes for commit in kept)
     after = histories.disk(repo.path)
     repo.repack()
     repo.gc()
     packed = histories.disk(repo.path)
-    fresh = _fresh(files / "fresh", repo, [commit.id for commit in kept])
-    text = f"{SAVES} checkpoints of {one / 1e6:.1f} MB, epochs {epochs} kept; {disk.looks} looks at the disk"
+    fresh = _fresh(files / "fresh", repo, ids)
+    steps = ", ".join(str(commit.step) for commit in kept)
+    text = f"{SAVES} checkpoints of {one / 1e6:.1f} MB, those of steps {steps} kept; {disk.looks} looks at the disk"
     report.note("prune", f"{text}; {after / 1e6:.1f} MB at the run's end, {packed / 1e6:.1f} MB after a repack")
-    running = f"disk while it ran, keeping {LAST} + {BEST_FEW}, at most / one checkpoint as it is"
+    few = LAST + BEST_FEW
+    report.figure(Figure("prune", "checkpoints that are kept", len(kept), few, "", least=few))
+    running = f"most disk while it ran, keeping {LAST} + {BEST_FEW} / one checkpoint"
     report.figure(Figure("prune", running, disk.bytes / one, ASKED_RUNNING))
-    name = "after a repack / the kept ones alone, repacked in a fresh repository"
+    name = "after a repack / the same ones alone in a fresh repository"
     report.figure(Figure("prune", name, packed / fresh, ASKED_AFTER))
-    report.figure(Figure("prune", "after a repack / the kept ones as they are", packed / (one * len(kept))))
+    report.figure(Figure("prune", "after a repack / the same ones as they are", packed / (one * few)))
     shutil.rmtree(files)
 
 

@@ -43,7 +43,9 @@ REPACKS: dict[str, tuple[DeltaConfig, bool, float]] = {
 def run(bench: Bench) -> None:
     """Time repacks, a training loop beside one, and loads of what they made; then measure their memory."""
     files = bench.folder("repack")
-    histories.build(files / "whole", cases.made(bench, cases.FULL), range(1, COUNT + 1))
+    case = cases.FULL
+    folder = case.folder(bench)
+    histories.build(files / "whole", (case.read(folder, k) for k in range(1, COUNT + 1)))
     measure_throughput(bench, files)
     measure_slowdown(bench, files)
     shutil.rmtree(files)

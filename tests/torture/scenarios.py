@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from coral import Repository, WeightTensor, _digest
-from coral.delta import DeltaConfig
+from coral.delta import Choice, DeltaConfig, choose
 from coral.filesystem import FileSystem
-from coral.maintenance import Collected, _gc, _repack
+from coral.maintenance import Collected, _bases, _gc, _repack
 from coral.store import Durability, _index, _pack, _refs
 from memory import MemoryFileSystem
 from seam import Call, Seam
 
-CONFIG = DeltaConfig(min_size=0, group_size=3, entropy="deflate")
+CONFIG = DeltaConfig(min_size=64, group_size=3, entropy="deflate")
 """For tensors as tiny as those here to become differences at all."""
 
 
@@ -402,6 +402,17 @@ def _submit(_: object, work: Callable[[Any], Any], item: Any) -> Future[Any]:
     return future
 
 
+_choices: dict[object, Choice] = {}
+
+
+def _choose(samples: Sequence[tuple[Any, Any]], config: DeltaConfig, *, aggressive: bool = False) -> Choice:
+    """Remembers what was chosen for the same bits: trying codecs takes most of a small repack's time."""
+    key = *((a.dtype.str, a.tobytes(), b if b is None else b.tobytes()) for a, b in samples), config, aggressive
+    if key not in _choices:
+        _choices[key] = choose(samples, config, aggressive=aggressive)
+    return _choices[key]
+
+
 @contextmanager
 def limits(scenario: Scenario) -> Iterator[None]:
     """Have coral do without threads and keep its warnings to itself; in a tight scenario, fold and index early.
@@ -410,6 +421,7 @@ def limits(scenario: Scenario) -> Iterator[None]:
     """
     parse = lru_cache(maxsize=1024)(_pack.Directory)
     changes: list[tuple[Any, str, Any]] = [
+        (_bases, "choose", _choose),
         (_digest.Threads, "submit", _submit),
         (logging.getLogger("coral"), "disabled", True),
         (_pack, "Directory", parse),

@@ -9,7 +9,7 @@ import pytest
 
 from coral import WeightTensor
 from coral.delta import Deflate, PackDelta, carrier
-from coral.delta._symbols import pack, packed_size, room, unpack
+from coral.delta._symbols import marked, pack, packed_size, room, unpack
 from coral.weights import DTYPES
 
 
@@ -48,3 +48,11 @@ def test_threads_do_not_share_scratch(pairs: Callable[..., Any]) -> None:
     every = [pair for dtype in (np.uint16, np.uint32) for pair in pairs(20_000, dtype)] * 4
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(work, every))
+
+
+@pytest.mark.parametrize("share", [0, 1, 3, 20, 500, 1000])
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 5000])
+def test_marks_are_found(share: int, count: int, words: Callable[..., Any]) -> None:
+    marks = room(count, 1, "test")
+    marks[:count] = words(count, np.uint64) % np.uint64(1000) < share
+    assert np.array_equal(marked(marks, count), np.flatnonzero(marks[:count]))

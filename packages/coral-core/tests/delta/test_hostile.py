@@ -84,6 +84,15 @@ def test_chance(coder: Any, dtype: Any, words: Callable[..., Any]) -> None:
                 refused(codec, bytes((form,)) + noise, base)
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_next_to_nothing(coder: Any, dtype: Any, size: int) -> None:
+    base = np.zeros(size, dtype)
+    for codec in (Planes(coder), PackDelta(coder), GroupedDelta(coder)):
+        for form in range(5):
+            for head in (b"", b"\0\2", b"\0\4\0", b"\0\2\1", b"\0\2\0\0", b"\0\10\1\377", b"\2\0\0\0\0", b"\1" * 8):
+                refused(codec, bytes((form,)) + head, base)
+
+
 def test_several_groups_damaged(coder: Any, words: Callable[..., Any]) -> None:
     """Large enough for groups: each of their heads cut, and set to values that no writer gives."""
     exponents = np.uint32(110) + words(5_000, np.uint32, 1) % np.uint32(10)

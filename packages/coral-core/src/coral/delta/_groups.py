@@ -11,11 +11,11 @@ from coral._digest import Bytes
 from coral.delta._bits import Bits, scratch
 from coral.delta._planes import rotated
 
-_SHARE = 20
-"""A group has at least this part of the block."""
+_SHARE = 16
+"""A group has at least one in so many of the block's elements ..."""
 
 _LEAST = 1024
-"""... and this many elements, both by a sample."""
+"""... and at least so many: both by a sample."""
 
 _SAMPLE = 1 << 14
 _TILE = 1 << 16  # what is sorted at once: the places of more do not stay in the cache
@@ -29,9 +29,9 @@ def order(base: Bits) -> tuple[NDArray[np.intp], list[slice]]:
     keys = _keys(base)
     numbers = _numbers(keys)
     count = int(numbers[0]) + 1
-    found = np.take(numbers, keys)
+    found = np.frombuffer(keys.tobytes().translate(numbers.tobytes()), np.uint8)
     parts: list[list[NDArray[np.intp]]] = [[] for _ in range(count)]
-    for begin in range(0, base.size, _TILE):
+    for begin in range(0, max(1, base.size), _TILE):
         tile = found[begin : begin + _TILE]
         places = np.argsort(tile, kind="stable")
         ends = np.searchsorted(np.take(tile, places), np.arange(count, dtype=np.uint8), side="right").tolist()

@@ -12,19 +12,22 @@ from coral.delta._bits import Bits, scratch
 from coral.delta._cursor import Cursor
 from coral.delta._entropy import Data, Entropy
 from coral.delta._layout import WIDTHS, Layout
-from coral.delta._symbols import pack, packed_size, room, unpack
+from coral.delta._symbols import marked, pack, packed_size, room, unpack
 from coral.errors import CorruptObject
 
 
 def write(differences: Bits, layout: Layout, entropy: Entropy) -> list[Data]:
     """The parts of a packed run, some of them in scratch that the next run uses. `differences` is overwritten."""
     dtype, size = differences.dtype, differences.size
+    kind = dtype.type
     shift, width = layout
     differences += _bias(layout, dtype)
     high = _shifted(differences, shift)
     symbols = room(size, width, "symbols")
     np.copyto(symbols[:size], high, casting="unsafe")
-    escaped = np.flatnonzero(high >= layout.cap)
+    marks = room(size, 1, "marks")
+    np.greater_equal(high, kind(layout.cap), out=marks[:size].view(np.bool_))
+    escaped = marked(marks, size)
     symbols[escaped] = layout.cap
     return [
         bytes(layout),
@@ -43,7 +46,9 @@ def read(cursor: Cursor, out: Bits, entropy: Entropy) -> None:
         raise CorruptObject(f"symbols of {width} bits above {shift} bits are no layout for {dtype.name}")
     packed = _streams.read(cursor, packed_size(size, width), entropy)
     symbols = unpack(packed, width, "symbols")[:size]
-    escaped = np.flatnonzero(symbols == layout.cap)
+    marks = room(size, 1, "marks")
+    np.equal(symbols, np.uint8(layout.cap), out=marks[:size].view(np.bool_))
+    escaped = marked(marks, size)
     high = scratch("unbiased", size, np.uint8)
     np.subtract(symbols, np.uint8(layout.bias), out=high)
     signed = out.view(f"<i{dtype.itemsize}")

@@ -22,7 +22,7 @@ def packed_size(count: int, width: int) -> int:
 
 
 def room(count: int, width: int, slot: str) -> Bytes:
-    """Scratch for `count` numbers of `width` bits, a byte each, with zeros behind them as `pack` wants it."""
+    """Scratch for `count` numbers of `width` bits, a byte each; behind them zeros up to what fills whole words."""
     size = packed_size(count, width) * (8 // width)
     found: Bytes = scratch(slot, size, np.uint8)
     found[count:] = 0
@@ -43,7 +43,8 @@ def pack(symbols: Bytes, width: int, slot: str, *, shift: int = 0) -> Bytes:
     for place in range(8 // width):
         into = part if place else words
         np.bitwise_and(_words(symbols[place * q : (place + 1) * q]), mask, out=into)
-        _shift(into, place * width - shift)
+        if place * width != shift:
+            _shift(into, place * width - shift, into)
         if place:
             np.bitwise_or(words, part, out=words)
     return found
@@ -54,16 +55,33 @@ def unpack(data: Bytes, width: int, slot: str, *, shift: int = 0) -> Bytes:
     if width == 8:
         return data
     q = data.size
-    aligned: Bytes = scratch("aligned", q, np.uint8)
-    aligned[:] = data
+    words = _words(data)
+    if not words.flags.aligned:
+        words = words.copy()
     found: Bytes = scratch(slot, q * (8 // width), np.uint8)
     mask = _mask(width, shift)
     for place in range(8 // width):
         into = _words(found[place * q : (place + 1) * q])
-        into[:] = _words(aligned)
-        _shift(into, shift - place * width)
+        _shift(words, shift - place * width, into)
         np.bitwise_and(into, mask, out=into)
     return found
+
+
+def marked(marks: Bytes, count: int) -> NDArray[np.intp]:
+    """The places of the ones among the first `count` bytes of a `room(count, 1, ...)` of zeros and ones.
+
+    Words without any are passed over at once: half the time of np.flatnonzero, unless there are many.
+    """
+    words = _words(marks)
+    hits = np.flatnonzero(words != 0)
+    if hits.size > 0.7 * words.size:
+        return np.flatnonzero(marks[:count])
+    found = np.flatnonzero(np.take(words, hits).view(np.bool_))
+    places = np.take(hits, found >> 3)
+    places <<= 3
+    found &= 7
+    places += found
+    return places
 
 
 def _mask(width: int, shift: int) -> np.uint64:
@@ -74,8 +92,8 @@ def _words(data: Bytes) -> NDArray[Any]:
     return data.view(np.uint64)
 
 
-def _shift(words: NDArray[np.uint64], left: int) -> None:
-    if left > 0:
-        np.left_shift(words, np.uint64(left), out=words)
-    elif left < 0:
-        np.right_shift(words, np.uint64(-left), out=words)
+def _shift(words: NDArray[np.uint64], left: int, out: NDArray[np.uint64]) -> None:
+    if left >= 0:
+        np.left_shift(words, np.uint64(left), out=out)
+    else:
+        np.right_shift(words, np.uint64(-left), out=out)

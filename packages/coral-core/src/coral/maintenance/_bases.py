@@ -35,7 +35,8 @@ class Bases:
     config: DeltaConfig
     candidates: Mapping[str, TensorEntry]  # of the keyframe, by name
     keyframe: bool  # whether the commit is to be a keyframe itself
-    aggressive: bool = False
+    aggressive: bool
+    known: dict[str, Choice]  # by name: what was chosen for another commit of the same keyframe
     _samples: dict[str, list[Bits]] = field(default_factory=dict)
 
     def encoding(self, name: str, id: str) -> Encoding:
@@ -43,8 +44,19 @@ class Bases:
         source = next(self.copies.chains(id), None)
         if source is None:
             raise CorruptObject(f"tensor {name!r} ({id[:12]}) is in no pack that can be read")
+        chosen, named = self.known.get(name), self._named(name, source)
+        if chosen is not None and (named is not None or not chosen.codec.needs_base):
+            return Encoding(source, named if chosen.codec.needs_base else None, chosen)
+        found = self._encoding(source, named)
+        if not self.keyframe and (found.base is None or found.base is named):
+            self.known[name] = found.choice
+        return found
+
+    def _encoding(self, source: Chain, named: Chain | None) -> Encoding:
         sample = self._sample(source)
-        base = self._base(name, source, sample) if self.config.codec not in ("raw", "planes") else None
+        base = None
+        if self.config.codec not in ("raw", "planes"):
+            base = named or self._most_similar(source, sample)
         others: Sequence[Bits | None] = self._sample(base) if base else [None] * len(sample)
         choice = choose(list(zip(sample, others, strict=True)), self.config, aggressive=self.aggressive)
         if self.keyframe and choice.codec.needs_base:
@@ -54,11 +66,16 @@ class Bases:
                 return Encoding(source, None, alone)
         return Encoding(source, base if choice.codec.needs_base else None, choice)
 
-    def _base(self, name: str, source: Chain, sample: list[Bits]) -> Chain | None:
+    def _named(self, name: str, source: Chain) -> Chain | None:
+        """The keyframe's tensor of the same name, dtype and shape."""
+        named, entry = self.candidates.get(name), source.entry
+        if named is None or (named.dtype, named.shape) != (entry.dtype, entry.shape):
+            return None
+        return self._chain(named.id, source)
+
+    def _most_similar(self, source: Chain, sample: list[Bits]) -> Chain | None:
+        """The tensor of the keyframe, of the same dtype and shape, that is most like it, if it is like it enough."""
         entry = source.entry
-        named = self.candidates.get(name)
-        if named is not None and (named.dtype, named.shape) == (entry.dtype, entry.shape):
-            return self._chain(named.id, source)
         best: tuple[float, str] = (self.config.similarity_threshold, "")
         assert entry.dtype is not None
         mine = _values(sample, entry.dtype)

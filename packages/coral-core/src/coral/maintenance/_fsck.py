@@ -170,7 +170,7 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
             try:
                 entry = directory.checked(number)
                 if entry.kind == "tensor":
-                    copies.chain(Stored(directory, file, entry)).verify(alone=True)
+                    copies.chain(Stored(directory, file, entry)).verify()
                     good.append((entry, None))
                 else:
                     good.append((entry, read_object(file, entry)))

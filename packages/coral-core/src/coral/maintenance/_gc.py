@@ -23,7 +23,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from coral._digest import BLOCK, Bytes, fold
+from coral._digest import BLOCK, Bytes, fold, pool
 from coral.errors import CorruptObject, MissingObject
 from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._inventory import Copy, Inventory, by_pack, settle
@@ -142,9 +142,10 @@ class Collector:
                 except BaseException:
                     trash.put_back(trash.packs())
                     raise
-                for pack in trash.packs():
+                packs = trash.packs()
+                for pack, size in zip(packs, pool().map(trash.remove, packs), strict=True):
                     done.packs_removed += 1
-                    done.bytes_freed += trash.remove(pack)
+                    done.bytes_freed += size
                     self.store.index.forget(pack)
                 trash.close()
             self._sweep_up()

@@ -20,7 +20,7 @@ class Marks:
     commits: list[Commit] = field(default_factory=list)  # reachable ones with their notes, parents before children
     objects: dict[str, str] = field(default_factory=dict)  # trees, states, commits -> kind
     tensors: set[str] = field(default_factory=set)
-    whole: set[str] = field(default_factory=set)  # of the tensors, those that refs name directly: loaded soonest
+    whole: set[str] = field(default_factory=set)  # of the tensors, those of branch tips: loaded and built on soonest
     packs: set[str] = field(default_factory=set)  # being published
     unsynced_refs: list[str] = field(default_factory=list)  # folders of refs whose newest entry is not durable
     unsynced_notes: list[str] = field(default_factory=list)  # folders of notes that say "pruned" and are not durable
@@ -52,7 +52,8 @@ class Marker:
         """
         marks = Marks()
         needed = {id for intent in intents(self._store.fs) if intent.alive for id in intent.needs}
-        tips = set(self._tips(marks))
+        tips = list(self._tips(marks))
+        heads = {commit for kind, commit in tips if kind == "heads"}
         packs = {name.removesuffix(".pack") for name in self._store.fs.list("packs")}
         marks.packs = needed & packs
         kinds = {id: self._kind(id) for id in needed - packs}
@@ -61,7 +62,7 @@ class Marker:
         for id, kind in kinds.items():
             if kind in ("tree", "state"):
                 self._mark_part(marks, kind, id)
-        for commit in self._history(marks, [*tips, *held]):
+        for commit in self._history(marks, [*(commit for _, commit in tips), *held]):
             marks.commits.append(commit)
             marks.objects[commit.id] = "commit"
             if not commit.pruned:
@@ -72,7 +73,7 @@ class Marker:
                     with suppress(MissingObject):  # freed before it was held
                         self._mark_part(marks, kind, id)
         for commit in marks.commits:
-            if commit.id in tips:
+            if commit.id in heads:
                 for part in self._parts(commit):
                     marks.whole.update(self._tensors.get(part, ()))
         return marks
@@ -91,7 +92,7 @@ class Marker:
             state = State.decode(self._store.read_object("state", commit.state), what).tensors
         return weights, state
 
-    def _tips(self, marks: Marks) -> Iterator[str]:
+    def _tips(self, marks: Marks) -> Iterator[tuple[str, str]]:
         fs = self._store.fs
         for kind in fs.list("refs"):
             folders = ["refs/HEAD"] if kind == "HEAD" else [f"refs/{kind}/{name}" for name in fs.list(f"refs/{kind}")]
@@ -102,7 +103,7 @@ class Marker:
                 if entry is not None and entry.value is not None and folder != _refs.HEAD:
                     if not is_id(entry.value):
                         raise CorruptObject(f"{folder} names {entry.value[:80]!r}, which is no commit", path=folder)
-                    yield entry.value
+                    yield kind, entry.value
 
     def _kind(self, id: str) -> str | None:
         with self._store.copies() as copies:

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import numpy as np
-
 from coral import _json
 from coral._digest import pool
-from coral.delta import BLOCK_ELEMENTS, DeltaConfig, carrier
+from coral.delta import BLOCK_ELEMENTS, Choice, DeltaConfig, carrier
 from coral.errors import Conflict, CorruptObject
 from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._bases import Bases, Encoding
@@ -25,7 +23,7 @@ from coral.maintenance._inventory import Copy
 from coral.maintenance._planning import Job, plan
 from coral.objects import Commit, TensorEntry
 from coral.store import Copies, Operation, Store, Stored, intent, intents
-from coral.store._chain import encoded
+from coral.store._chain import buffer, encoded, verify_tensors
 from coral.store._files import put_if_absent, seal
 from coral.store._pack import RAW, Directory, PackWriter
 
@@ -35,6 +33,9 @@ _log = logging.getLogger("coral")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of tensors that are done, and with those there are to do."""
+
+_left: set[tuple[str, str]] = set()
+"""(root, name) of leases that this process has given up, but could not remove."""
 
 _BATCH = 32 << 20  # bytes of tensors in a pack, unless one commit has more
 
@@ -89,6 +90,14 @@ class _Stale(Exception):
     """What was planned is no longer so: a commit was pruned meanwhile."""
 
 
+class _Unreadable(Exception):
+    """A tensor, or what it was to be a difference from, cannot be read."""
+
+    def __init__(self, id: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.id = id
+
+
 def _batches(jobs: list[Job], settled: dict[str, Copy]) -> Iterator[list[Job]]:
     batch: list[Job] = []
     size = 0
@@ -120,9 +129,22 @@ class _Work:
         self._settled = settled
         self._operation = operation
         self._aggressive = aggressive
+        self._unreadable: set[str] = set()
+        self._known: dict[tuple[str, bool], dict[str, Choice]] = {}  # what was chosen for the same keyframe
 
     def run(self, jobs: list[Job], done: Repacked) -> None:
-        """Write one pack with what these commits have, encoded; nothing if nothing becomes shorter."""
+        """Write one pack with what these commits have, encoded; nothing if nothing becomes shorter.
+
+        What cannot be read is left as it is, for fsck to name.
+        """
+        while True:
+            try:
+                return self._run(jobs, done)
+            except _Unreadable as problem:
+                _log.warning("%s: tensor %s is not repacked: %s", self._store.fs.root, problem.id[:12], problem)
+                self._unreadable.add(problem.id)
+
+    def _run(self, jobs: list[Job], done: Repacked) -> None:
         self._operation.needs(job.key.id for job in jobs if job.key)
         with self._store.copies() as copies:
 
@@ -130,8 +152,10 @@ class _Work:
                 return list(self._encode(jobs, copies, writer))
 
             def check(directory: Directory, file: ReadFile) -> None:
-                for number in range(len(directory)):
-                    copies.chain(Stored(directory, file, directory.checked(number))).verify()
+                chains = [copies.chain(Stored(directory, file, entry)) for entry in directory.entries()]
+                for chain, problem in verify_tensors(chains):
+                    if problem is not None:
+                        raise _Unreadable(chain.entry.id, problem) from problem
                 if not len(directory):
                     raise _Stale
 
@@ -146,7 +170,10 @@ class _Work:
 
         def work(unit: tuple[Encoding, int, int]) -> list[bytes]:
             encoding, start, end = unit
-            return _encode_unit(encoding, start, end)
+            try:
+                return _encode_unit(encoding, start, end)
+            except (CorruptObject, EOFError) as error:
+                raise _Unreadable(encoding.source.entry.id, error) from error
 
         waiting: list[tuple[Job, Encoding, int]] = []
 
@@ -175,17 +202,22 @@ class _Work:
     def _encodings(self, jobs: list[Job], copies: Copies) -> Iterator[tuple[Job, Encoding]]:
         seen: set[str] = set()
         for job in jobs:
-            own = set(job.tensors) - seen
+            own = set(job.tensors) - seen - self._unreadable
             seen |= own
             weights, state = self._tree(job.commit)
             of_key = self._tree(job.key) if job.key else ({}, {})
             for mine, theirs in zip((weights, state), of_key, strict=True):
                 candidates = theirs if self._config.max_depth > 1 or not job.keyframe else {}
-                bases = Bases(copies, self._config, candidates, job.keyframe, self._aggressive)
+                key = job.key.id if job.key and not job.keyframe else job.commit.id
+                known = self._known.setdefault((key, theirs is of_key[1]), {})
+                bases = Bases(copies, self._config, candidates, job.keyframe, self._aggressive, known)
                 for name, entry in mine.items():
                     if entry.id in own and entry.nbytes >= self._config.min_size and entry.nbytes:
                         own.discard(entry.id)
-                        encoding = bases.encoding(name, entry.id)
+                        try:
+                            encoding = bases.encoding(name, entry.id)
+                        except (CorruptObject, EOFError) as error:
+                            raise _Unreadable(entry.id, error) from error
                         if self._pays(encoding):
                             yield job, encoding
 
@@ -209,13 +241,13 @@ def _encode_unit(encoding: Encoding, start: int, end: int) -> list[bytes]:
     source, base, codec = encoding.source, encoding.base, encoding.choice.codec
     assert source.entry.dtype is not None
     bits = carrier(source.entry.dtype)
-    data = np.empty(end - start, np.uint8)
-    source.read(start, data)
+    data = buffer("source", end - start)  # what is wrong with it shows when it is verified
+    source.read(start, data, checked=0)
     current = data.view(bits)
     other = None
     if base is not None:
-        data = np.empty(end - start, np.uint8)
-        base.read(start, data)
+        data = buffer("base", end - start)
+        base.read(start, data, checked=0)
         other = data.view(bits)
     found = []
     for at in range(0, current.size, BLOCK_ELEMENTS):
@@ -231,18 +263,25 @@ def _lease(fs: FileSystem) -> Iterator[None]:
     That saves work; nothing depends on it. A lease of a process that is gone is followed by one of the next number.
     """
     leases = [name for name in fs.list("intents") if name.startswith("repack-")]
-    if any(found.alive and found.name in leases for found in intents(fs)):  # a torn one is of before a loss of power
-        raise Conflict("another process is repacking this repository: try again when it is done")
+    for found in intents(fs):  # a lease that is torn is of before a loss of power
+        if found.alive and found.name in leases and (fs.root, found.name) not in _left:
+            raise Conflict("another process is repacking this repository: try again when it is done")
     number = max((int(name[7:]) for name in leases if name[7:].isdecimal()), default=0) + 1
-    path = f"intents/repack-{number:010d}"
+    lease = f"repack-{number:010d}"
     content = {**fs.origin()._asdict(), "kind": "lease", "time": fs.now(), "needs": []}
-    if not put_if_absent(fs, path, seal(_json.dumps(content)), durable=False):
+    _left.add((fs.root, lease))  # unless all goes well
+    if not put_if_absent(fs, f"intents/{lease}", seal(_json.dumps(content)), durable=False):
+        _left.discard((fs.root, lease))
         raise Conflict("another process is repacking this repository: try again when it is done")
+    _left.discard((fs.root, lease))
     try:
         for name in leases:
             with suppress(OSError):
                 fs.unlink(f"intents/{name}")
+                _left.discard((fs.root, name))
         yield
     finally:
-        with suppress(OSError):
-            fs.unlink(path)
+        try:
+            fs.unlink(f"intents/{lease}")
+        except OSError:
+            _left.add((fs.root, lease))

@@ -6,6 +6,7 @@ its folded sum (u32), then the CRC-32 (u32) of that table. Any block can be read
 
 from __future__ import annotations
 
+import itertools
 import struct
 import threading
 import zlib
@@ -16,13 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coral._digest import BLOCK, Bytes, blocks_in, fold, folds, pool, sha256, tensor_id
+from coral._digest import BLOCK, Bytes, fold, folds, pool, sha256, tensor_id
 from coral.delta import BLOCK_ELEMENTS, Same, carrier, codec_of
 from coral.errors import CorruptObject
 from coral.filesystem import ReadFile
 from coral.store._pack import MAPPED, RAW, Directory, Entry
 
-_JOB = 4 * BLOCK  # bytes that one thread works on at a time
+_JOB = BLOCK  # bytes that one thread decodes at a time, at least
+_MANY = 1 << 10
 _scratch = threading.local()
 
 
@@ -75,12 +77,12 @@ class _Link:
             raise CorruptObject(f"tensor {entry.id[:12]}: its table was changed")
         return starts, sizes_and_sums[:, 1].tolist()
 
-    def read(self, at: int, base: Bytes | None, out: Bytes) -> None:
+    def read(self, at: int, base: Bytes | None, out: Bytes, *, checked: bool) -> None:
         """Fill `out` with the bytes from `at` on, a whole number of blocks of both kinds, but for the last."""
         entry, file = self.stored.entry, self.stored.file
         if entry.codec == RAW:
             file.read_into(out, entry.offset + at)
-            for start in range(0, out.size, BLOCK):
+            for start in range(0, out.size if checked else 0, BLOCK):
                 if fold(out[start : start + BLOCK]) != entry.sums[(at + start) // BLOCK]:
                     raise CorruptObject(f"tensor {entry.id[:12]} fails its check at byte {at + start}")
             return
@@ -90,11 +92,11 @@ class _Link:
             return
         starts, sums = self._table
         first, last = at // self.block, -(-(at + out.size) // self.block)
-        stored = _buffer("stored", starts[last] - starts[first])
+        stored = buffer("stored", starts[last] - starts[first])
         file.read_into(stored, entry.offset + starts[first])
         for number in range(first, last):
             data = stored[starts[number] - starts[first] : starts[number + 1] - starts[first]]
-            if fold(data) != sums[number]:
+            if checked and fold(data) != sums[number]:
                 raise CorruptObject(f"tensor {entry.id[:12]}: encoded block {number} fails its check")
             part = slice((number - first) * self.block, (number - first + 1) * self.block)
             bits = None if base is None else base[part].view(self._carrier)
@@ -125,12 +127,16 @@ class Chain:
         """How many differences lie between the tensor and a copy that stands alone."""
         return len(self.links) - 1
 
-    def read(self, at: int, out: Bytes) -> None:
-        """Fill `out` with the bytes from `at`, the start of a unit, on: at most that unit. CorruptObject, EOFError."""
+    def read(self, at: int, out: Bytes, *, checked: int = _MANY) -> None:
+        """Fill `out` with the bytes from `at`, the start of a unit, on: at most that unit.
+
+        The first `checked` links are checked by their sums; for who goes by SHA-256 afterwards, fewer will do. Raises
+        CorruptObject, EOFError.
+        """
         base = None
         for depth in range(self.depth, -1, -1):
-            target = _buffer(f"base {depth % 2}", out.size) if depth else out
-            self._links[depth].read(at, base, target)
+            target = buffer(f"base {depth % 2}", out.size) if depth else out
+            self._links[depth].read(at, base, target, checked=depth < checked)
             base = target
 
     def units(self) -> Iterator[tuple[int, int]]:
@@ -138,33 +144,31 @@ class Chain:
         for at in range(0, self.entry.nbytes, self.unit):
             yield at, min(at + self.unit, self.entry.nbytes)
 
-    def verify(self, *, alone: bool = False) -> None:
-        """Check by everything there is: sums, SHA-256 of each block, id; in this thread `alone`, or in all.
+    def digests(self, start: int, end: int) -> bytes:
+        """The SHA-256 of each block of a unit, whose stored bytes are checked by their sums."""
+        data = buffer("verified", end - start)
+        self.read(start, data, checked=1)
+        return b"".join([sha256(data[at : at + BLOCK]) for at in range(0, data.size, BLOCK)])
 
-        CorruptObject if anything differs.
+    def verify(self, digests: bytes | None = None) -> None:
+        """Check by everything there is: sums, SHA-256 of each block, id. CorruptObject if anything differs.
+
+        `digests` are those of all units, where they are known.
         """
         entry = self.entry
-
-        def work(unit: tuple[int, int]) -> list[bytes]:
-            data = _buffer("verified", unit[1] - unit[0])
-            self.read(unit[0], data)
-            return [sha256(data[at : at + BLOCK]) for at in range(0, data.size, BLOCK)]
-
-        found = map(work, self.units()) if alone else pool().map(work, self.units())
-        joined = b"".join(digest for digests in found for digest in digests)
-        if joined != entry.digests or entry.dtype is None or tensor_id(entry.dtype, entry.shape, joined) != entry.id:
+        if digests is None:
+            digests = b"".join(itertools.starmap(self.digests, self.units()))
+        if digests != entry.digests or entry.dtype is None or tensor_id(entry.dtype, entry.shape, digests) != entry.id:
             raise CorruptObject(f"tensor {entry.id[:12]} is not what was stored: its SHA-256 differs")
-        if self.whole and len(entry.sums) != blocks_in(entry.size):
-            raise CorruptObject(f"tensor {entry.id[:12]} has not a sum for each block")
 
 
-def _buffer(name: str, size: int) -> Bytes:
+def buffer(name: str, size: int) -> Bytes:
     """Memory of this thread that is used again under the same name."""
-    buffer: Bytes | None = getattr(_scratch, name, None)
-    if buffer is None or buffer.size < size:
-        buffer = np.empty(max(size, BLOCK), np.uint8)
-        setattr(_scratch, name, buffer)
-    return buffer[:size]
+    held: Bytes | None = getattr(_scratch, name, None)
+    if held is None or held.size < size:
+        held = np.empty(max(size, BLOCK), np.uint8)
+        setattr(_scratch, name, held)
+    return held[:size]
 
 
 def read_tensors(chains: Sequence[Chain]) -> list[Bytes | None]:
@@ -179,6 +183,33 @@ def read_tensors(chains: Sequence[Chain]) -> list[Bytes | None]:
     for number, data in zip(*_decoded([(n, c) for n, c in enumerate(chains) if not c.whole]), strict=True):
         found[number] = data
     return found
+
+
+def verify_tensors(chains: Sequence[Chain]) -> Iterator[tuple[Chain, CorruptObject | EOFError | None]]:
+    """What is wrong with each of some tensors, by everything there is to check; all threads work on them."""
+
+    def work(job: list[tuple[int, Chain, int, int]]) -> list[tuple[int, bytes, CorruptObject | EOFError | None]]:
+        found: list[tuple[int, bytes, CorruptObject | EOFError | None]] = []
+        for number, chain, start, end in job:
+            try:
+                found.append((number, chain.digests(start, end), None))
+            except (CorruptObject, EOFError) as error:
+                found.append((number, b"", error))
+        return found
+
+    digests = [b""] * len(chains)
+    problems: list[CorruptObject | EOFError | None] = [None] * len(chains)
+    for done in pool().map(work, _jobs(list(enumerate(chains)))):
+        for number, some, problem in done:
+            digests[number] += some
+            problems[number] = problems[number] or problem
+    for chain, joined, problem in zip(chains, digests, problems, strict=True):
+        if problem is None:
+            try:
+                chain.verify(joined)
+            except CorruptObject as error:
+                problem = error
+        yield chain, problem
 
 
 def _decoded(chains: Sequence[tuple[int, Chain]]) -> tuple[list[int], list[Bytes | None]]:

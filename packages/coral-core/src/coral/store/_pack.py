@@ -236,6 +236,7 @@ class PackWriter:
         self._flags = 0 if durable else UNSYNCED
         self._sync_early = durable
         self._syncing: _Background | None = None
+        self._syncing_to = 0
         self._at = 0
         self._rows: list[tuple[Any, ...]] = []
         self._shapes: list[int] = []
@@ -295,6 +296,7 @@ class PackWriter:
             sums.add(data)
         stored = entry._replace(offset=offset, size=self._at - offset, sums=sums.finish())
         self._enter(stored)
+        self.begin_sync()
         return stored
 
     def _enter(self, entry: Entry) -> None:
@@ -324,8 +326,14 @@ class PackWriter:
 
     def begin_sync(self) -> None:
         """Have what is written so far synced in the background, if it is much; `finish` waits for that."""
-        if self._sync_early and self._at >= _EARLY and self._syncing is None:
-            self._syncing = _Background(self._file.fsync)
+        if not self._sync_early or self._at - self._syncing_to < _EARLY:
+            return
+        if self._syncing is not None:
+            if self._syncing.running:
+                return
+            self._syncing.result()
+        self._syncing_to = self._at
+        self._syncing = _Background(self._file.fsync)
 
     def finish(self) -> Directory:
         """Append directory and trailer; returns the directory, whose name is the pack's. The caller syncs."""
@@ -398,6 +406,10 @@ class _Background:
             self._work()
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             self._error = error
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def join(self) -> None:
         if self._thread is not None:

@@ -172,17 +172,22 @@ class Store:
     # -- objects ----------------------------------------------------------------------------------------------------
 
     def read_object(self, kind: str, id: str) -> bytes:
-        """The bytes of a tree, state or commit. CorruptObject if no copy is whole, MissingObject if there is none."""
+        """The bytes of a tree, state or commit. CorruptObject if no copy is whole, MissingObject if there is none.
+
+        OSError where one could not be read: it may be whole.
+        """
         what = f"{kind} {id[:12]}"
-        problem: CorruptObject | None = None
+        problem: CorruptObject | OSError | None = None
         with self.copies() as copies:
             for stored in copies.all(id):
                 if stored.entry.kind != kind:
                     raise CorruptObject(f"{id[:12]} is a {stored.entry.kind}, not a {kind}")
                 try:
                     return read_object(stored.file, stored.entry)
-                except (CorruptObject, EOFError, OSError) as error:
-                    problem = CorruptObject(f"{what} is damaged in {path_of(stored.pack.name)}: {error}")
+                except OSError as error:
+                    problem = error
+                except (CorruptObject, EOFError) as error:
+                    problem = problem or CorruptObject(f"{what} is damaged in {path_of(stored.pack.name)}: {error}")
         raise problem or MissingObject(f"{what} is missing: no pack holds it. Run fsck.")
 
     def read_commit(self, id: str) -> Commit:
