@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -145,16 +146,29 @@ def cached_share(paths: Iterable[Path]) -> float:
 
 @dataclass(slots=True)
 class Peak:
-    """How far resident memory rose over a block, in bytes; `total` counts anonymous, file-backed and shared pages."""
+    """How far resident memory rose over a block, in bytes; `total` counts anonymous, file-backed and shared pages.
+
+    `children` is the most that processes had which this one started, all together.
+    """
 
     total: int = 0
     anonymous: int = 0
+    children: int = 0
     how: str = ""
 
 
-def _status() -> dict[str, int]:
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+def _status(process: str = "self") -> dict[str, int]:
+    lines = (line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[0].startswith(("Vm", "Rss"))}
+
+
+def _children() -> int:
+    resident = 0
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread or a process that has just ended
+            for child in (task / "children").read_text().split():
+                resident += _status(child).get("VmRSS", 0)
+    return resident
 
 
 @contextmanager
@@ -169,10 +183,14 @@ def watch_memory() -> Iterator[Peak]:
     highest = {"RssAnon": 0, "VmRSS": 0}
 
     def sample() -> None:
-        while not done.wait(0.001):
+        for number in count():
+            if done.wait(0.001):
+                return
             now = _status()
             for name in highest:
                 highest[name] = max(highest[name], now[name])
+            if not number % 10:
+                peak.children = max(peak.children, _children())
 
     try:
         Path("/proc/self/clear_refs").write_text("5\n")  # sets VmHWM back to VmRSS

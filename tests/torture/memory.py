@@ -347,10 +347,18 @@ class MemoryReadFile:
         if data:
             memoryview(buffer).cast("B")[:] = data
 
+    def view(self, offset: int, size: int) -> np.ndarray | None:
+        return None
+
     def region(self, offset: int, size: int) -> np.ndarray | None:
         if offset % PAGE or offset + size > self.size or not size:
             return None
         return np.frombuffer(bytearray(self._file.data[offset : offset + size]), np.uint8)
+
+    def view(self, offset: int, size: int) -> np.ndarray | None:
+        if offset % PAGE or offset + size > self.size or not size:
+            return None
+        return np.frombuffer(self._file.data, np.uint8, size, offset)
 
     def close(self) -> None:
         pass

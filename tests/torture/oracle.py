@@ -19,6 +19,7 @@ from scenarios import (
     Prune,
     Step,
     Tag,
+    Upkeep,
     World,
     perform,
     state,
@@ -106,7 +107,7 @@ def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
         damaged = False
         for id, made in world.commits.items():
             try:
-                _compare(repo, id, made)
+                compare(repo, id, made)
             except CommitPruned:
                 if id not in _may_be_pruned(world, step):
                     raise
@@ -114,7 +115,7 @@ def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
                 damaged = damaged or id in _seen(repo, world, step)
         for id in _seen(repo, world, step) - set(world.commits):
             try:
-                _compare(repo, id, step if isinstance(step, Commit) else None)
+                compare(repo, id, step if isinstance(step, Commit) else None)
             except CoralError:
                 damaged = True
         if damaged and repo.fsck().ok:
@@ -124,7 +125,7 @@ def check_lossy(fs: FileSystem, world: World, step: Step | None) -> None:
         made_again = perform(repo, redo)
         assert made_again is not None
         again = Repository(fs)
-        _compare(again, made_again, redo)
+        compare(again, made_again, redo)
         if again.resolve(redo.branch or again.head) != made_again:
             raise Violation("the retried commit is not what its branch points to")
 
@@ -190,7 +191,7 @@ def _new_commit(repo: Repository, world: World, step: Step | None) -> set[str | 
     for id in unknown:
         if not isinstance(step, Commit):
             raise Violation(f"a ref leads to {id}, which nobody made")
-        _compare(repo, id, step)
+        compare(repo, id, step)
     return {*unknown}
 
 
@@ -209,7 +210,7 @@ def _commits(fs: FileSystem, repo: Repository, world: World, step: Step | None) 
     for id, made in world.commits.items():
         if (packs, id) not in _restored:
             try:
-                _compare(repo, id, made)
+                compare(repo, id, made)
             except CommitPruned:
                 if id not in maybe:
                     raise
@@ -255,17 +256,30 @@ def _retry(fs: FileSystem, world: World, step: Step | None, repo: Repository | N
         raise Violation(f"after the retry the refs are {seen}, not {want}")
     if isinstance(step, Commit):
         assert result is not None
-        _compare(again, result, step)
+        compare(again, result, step)
     _commits(fs, again, world, None)
+    if isinstance(step, Upkeep):
+        _all_is_freed(again, step)
     if not isinstance(fs, MemoryFileSystem) or next(_rounds) % 3 == 0:
         _clean(again, "fsck after the retry")
     return world
 
 
+def _all_is_freed(repo: Repository, step: Step) -> None:
+    """Upkeep leaves nothing that could go, or comes closer to that each time: equal copies may lie in two packs."""
+    left = [repo.stats().reclaimable_bytes]
+    while left[-1]:
+        repo.gc()
+        left.append(Repository(repo.store.fs).stats().reclaimable_bytes)
+        if left[-1] >= left[-2]:
+            raise Violation(f"{step} leaves what could go, so many bytes: {left}")
+
+
 # ---- bit by bit
 
 
-def _compare(repo: Repository, id: str, made: Commit | None) -> None:
+def compare(repo: Repository, id: str, made: Commit | None) -> None:
+    """Raise Violation unless a commit loads as it was made, bit by bit."""
     if made is None:
         raise Violation(f"{id} was never made")
     loaded = repo.load(id)

@@ -165,6 +165,8 @@ class World:
 
     def points_to(self, ref: str) -> str:
         """The commit that HEAD or a branch leads to, or the nth before it on a branch that grew by commits alone."""
+        if ref in self.commits:
+            return ref
         name, _, back = ref.partition("~")
         name = self.head if name == "HEAD" else name
         return self.reflogs[name][-1 - int(back)] if back else self.branches[name]
@@ -369,7 +371,7 @@ def _kill(fs: FileSystem, step: Killed) -> None:
         return call.do()
 
     with suppress(_Died):
-        Repository(Seam(fs, around)).commit(weights(Commit(step.key)), "never made")
+        perform(Repository(Seam(fs, around)), Commit(step.key))
     assert dead
     if isinstance(fs, MemoryFileSystem):
         fs.pid += 1

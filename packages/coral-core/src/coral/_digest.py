@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -25,6 +26,8 @@ _COLUMNS = 509  # words in a row: a prime, so that swapped pages (512 words) cha
 _ROW = _COLUMNS * 8
 
 Bytes = NDArray[np.uint8]
+
+_alone = False
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -115,6 +118,9 @@ class Threads:
 
     def map(self, work: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         """What `work` makes of the items, in their order, some ahead of what has been taken."""
+        if threads() == 1:
+            yield from map(work, items)
+            return
         ahead: deque[Future[_B]] = deque()
         for item in items:
             ahead.append(self.submit(work, item))
@@ -134,9 +140,24 @@ def pool() -> Threads:
     return _threads_of(os.getpid())
 
 
-@cache
 def threads() -> int:
     """How many threads work on blocks: one a core, 8 at most."""
+    return 1 if _alone else _cores()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have the calling thread do all the work while the block runs: other processes have the other processors."""
+    global _alone  # noqa: PLW0603
+    _alone, before = True, _alone
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+@cache
+def _cores() -> int:
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS

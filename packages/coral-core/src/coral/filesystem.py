@@ -62,6 +62,10 @@ class ReadFile(Protocol):
         """
         ...
 
+    def view(self, offset: int, size: int) -> Bytes | None:
+        """A read-only view of a range, as often as it is asked for; None where none can be had."""
+        ...
+
     def close(self) -> None:
         """Let the descriptor go; views that are out stay valid."""
         ...
@@ -312,6 +316,7 @@ class _LocalReadFile:
             raise
         self._path = path
         self._map: mmap.mmap | None = None
+        self._shown: mmap.mmap | None = None
         self._given: list[tuple[int, int]] = []  # the ranges that views were given of, in order
         self._watch: dict[int, weakref.ref[Bytes]] = {}
         self._lock = threading.Lock()
@@ -348,6 +353,17 @@ class _LocalReadFile:
         drop = partial(_drop, self._map, offset, end)
         self._watch[offset] = weakref.ref(view, drop)
         return view
+
+    def view(self, offset: int, size: int) -> Bytes | None:
+        if offset + size > self.size or not size:
+            return None
+        with self._lock:
+            if self._shown is None and self._fd >= 0:
+                try:
+                    self._shown = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
+                except (OSError, ValueError):
+                    return None
+        return None if self._shown is None else np.frombuffer(self._shown, np.uint8, size, offset)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

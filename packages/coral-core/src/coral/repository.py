@@ -44,7 +44,7 @@ from coral.objects import (
     decode_tree,
 )
 from coral.state import StateValue, unflatten
-from coral.store import Draft, Durability, Store, _refs, annotate, commit, needed
+from coral.store import Draft, Durability, Store, _refs, annotate, commit, intent, needed
 from coral.store._format import open_or_create
 from coral.weights import Array, WeightTensor
 
@@ -330,8 +330,10 @@ class Repository:
     def _put(self, kind: str, name: str, ref: str, *, force: bool, run: str | None) -> str:
         word = {"heads": "branch", "tags": "tag"}[kind]
         folder = _refs.folder_of(kind, _refs.check_ref_name(name, word))
-        with self._doing(f"making the {word} {name}"):
-            target = _resolve.resolve(self._store, ref)
+        with self._doing(f"making the {word} {name}"), intent(self._store.fs, word, []) as operation:
+            target = ""
+            while target != (target := _resolve.resolve(self._store, ref)):
+                operation.needs([target])  # and look again: before that, it could be deleted and collected
             while True:
                 before = _refs.read(self._store.fs, folder, lenient=True)
                 if before and before.value == target and before.run == run:

@@ -26,7 +26,7 @@ LOCKED = {
         "Planes", "Raw", "Same", "Zstd", "carrier", "choose", "codec_of", "entropy_of", "similarity", "spans",
     ],
     "coral.maintenance": [
-        "Collected", "Collector", "FsckReport", "Problem", "Progress", "Repacked", "fsck", "repack", "statistics",
+        "Collected", "Collector", "FsckReport", "Problem", "Progress", "Repacked", "fsck", "repack", "serve", "statistics",
     ],
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
     "coral.repository": ["CommitStats", "Diff", "Repository", "Stats"],

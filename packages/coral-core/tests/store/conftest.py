@@ -28,6 +28,9 @@ class MemoryFile:
             raise EOFError
         buffer[:] = np.frombuffer(part, np.uint8)
 
+    def view(self, offset: int, size: int) -> Bytes | None:
+        return None
+
     def region(self, offset: int, size: int) -> Bytes | None:
         return None
 

@@ -10,6 +10,7 @@ from coral._version import __version__
 from coral.cli._priority import stand_back
 from coral.delta import DeltaConfig
 from coral.errors import Conflict, CoralError
+from coral.maintenance import serve
 from coral.repository import Repository
 
 __all__ = ["main"]
@@ -19,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0, or 1 after an error, which stands on standard error."""
     args = _parser().parse_args(argv)
     try:
-        sys.stdout.write(f"{args.run(args)}\n")
+        said = args.run(args)
+        if said is not None:
+            sys.stdout.write(f"{said}\n")
     except CoralError as error:
         sys.stderr.write(f"coral {args.command}: {error}\n")
         return 1
@@ -42,11 +45,19 @@ def _parser() -> argparse.ArgumentParser:
     repack.add_argument("--entropy", choices=("auto", "deflate", "zstd"), default="auto", help="default: auto")
     repack.set_defaults(run=_repack)
 
+    encode = commands.add_parser("encode")  # what `repack` starts on each processor
+    encode.add_argument("path")
+    encode.set_defaults(run=_encode)
+
     gc = commands.add_parser("gc", help="free what nothing leads to any more")
     gc.add_argument("path", help="the repository's folder")
     gc.add_argument("--grace", type=float, help="seconds for which packs that nothing leads to are kept")
     gc.set_defaults(run=lambda args: Repository(args.path).gc(args.grace))
     return parser
+
+
+def _encode(args: argparse.Namespace) -> None:
+    serve(Repository(args.path).store, sys.stdin.buffer, sys.stdout.buffer)
 
 
 def _repack(args: argparse.Namespace) -> str:

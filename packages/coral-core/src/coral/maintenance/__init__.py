@@ -1,5 +1,6 @@
 """Upkeep of a store; nothing here knows of a Repository."""
 
+from coral.maintenance._crew import serve
 from coral.maintenance._fsck import FsckReport, Problem, fsck
 from coral.maintenance._gc import Collected, Collector
 from coral.maintenance._repack import Progress, Repacked, repack
@@ -14,5 +15,6 @@ __all__ = [
     "Repacked",
     "fsck",
     "repack",
+    "serve",
     "statistics",
 ]

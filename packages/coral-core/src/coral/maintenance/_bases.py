@@ -11,6 +11,7 @@ from coral.delta import Bits, Choice, DeltaConfig, carrier, choose, similarity, 
 from coral.errors import CorruptObject
 from coral.objects import TensorEntry
 from coral.store import Chain, Copies
+from coral.store._pack import RAW
 from coral.weights import DTYPES
 
 __all__ = ["Bases", "Encoding"]
@@ -25,6 +26,10 @@ class Encoding:
     source: Chain
     base: Chain | None
     choice: Choice
+
+    def pays(self, stored: int) -> bool:
+        """Whether the tensor becomes at least 2 % shorter than it is stored now."""
+        return self.choice.codec.code != RAW and self.choice.ratio * self.source.entry.nbytes < 0.98 * stored
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ SHARED_GRACE = 14 * 86400.0
 """Seconds for which a pack that nothing leads to is kept where other machines may be about to make use of it."""
 _DEAD = 0.1  # the part of a pack that has to be dead for the rest to be worth moving
 _SMALL, _MANY = 1 << 20, 16  # so many packs of fewer bytes are put together
+_LOOKS = 2  # more, where something is missing that others may be about to put back
 _FULL = 256 << 20  # bytes after which what is moved goes on in another pack
 
 
@@ -95,11 +96,23 @@ class Collector:
         alive: then nothing can be said to be dead.
         """
         marks, settled, lost = self._look()
-        if lost:
-            marks, settled, lost = self._look()  # another collection was just putting it back
-        if lost:
+        for _ in range(_LOOKS):
+            if lost:
+                self._recall(lost)
+                marks, settled, lost = self._look()
+        if lost := [id for id in lost if id not in marks.maybe]:
             raise _missing(lost)
         return marks, settled
+
+    def _recall(self, lost: list[str]) -> None:
+        """Give what has come alive in a trash, also one that is not this collection's, its name back at once."""
+        wanted = set(lost)
+        for name in self.store.fs.list("trash"):
+            trash = _Trash(self.store.fs, name)
+            for pack in trash.packs():
+                with suppress(FileNotFoundError):
+                    if wanted & trash.ids(self.store, pack):
+                        trash.recall([pack])
 
     @_locked
     def reclaimable(self) -> int:
@@ -132,12 +145,15 @@ class Collector:
             plan = self._plan(marks, settled, grace)
             if plan.condemned:
                 self._make_durable(marks, settled)
+                written = set()
                 for directory in self._move(plan, operation):
+                    written.add(directory.name)
                     done.packs_written += 1
                     done.bytes_freed -= fs.stat(path_of(directory.name)).size
                 trash = _Trash(fs, operation.name)
                 try:
-                    trash.take(plan.condemned)
+                    # one that died after it had moved the same left a pack of the same name
+                    trash.take([pack for pack in plan.condemned if pack not in written])
                     done.packs_restored = self._restore_living(trash)
                 except BaseException:
                     trash.put_back(trash.packs())
@@ -191,6 +207,7 @@ class Collector:
         fs = self.store.fs
         packs = {copy.pack for copy in settled.values()}
         self.store.sync_packs({pack: self.inventory.unsynced(pack) for pack in packs})
+        fs.fsync_dir("packs")  # who gave one its name may have died before it did so
         for folder in marks.unsynced_notes:
             for name in fs.list(folder):
                 fs.fsync_file(f"{folder}/{name}")
@@ -224,12 +241,16 @@ class Collector:
         """Put back what has come alive since it was condemned; how many packs that were."""
         restored = 0
         while True:
-            _, _, lost = self._look()
-            if not lost:
-                return restored
+            marks, _, lost = self._look()
             wanted = set(lost)
-            living = [pack for pack in trash.packs() if wanted & trash.ids(self.store, pack)]
+            living = [
+                pack
+                for pack in trash.packs()
+                if pack in marks.packs or (wanted and wanted & trash.ids(self.store, pack))
+            ]
             if not living:
+                if wanted <= marks.maybe:
+                    return restored
                 self.survey()  # another collection may be putting it back
                 continue
             trash.put_back(living)
@@ -291,14 +312,18 @@ class _Trash:
 
     def put_back(self, packs: list[str]) -> None:
         """Move packs back to where they are looked for."""
+        self.recall(packs)
+        for pack in packs:
+            with suppress(FileNotFoundError):
+                self._fs.unlink(self._at(pack))
+
+    def recall(self, packs: list[str]) -> None:
+        """Give packs their names back, and leave those that they have here to whoever gave them."""
         for pack in packs:
             with suppress(FileExistsError, FileNotFoundError):
                 self._fs.link(self._at(pack), path_of(pack))
         if packs:
             self._fs.fsync_dir("packs")
-        for pack in packs:
-            with suppress(FileNotFoundError):
-                self._fs.unlink(self._at(pack))
 
     def remove(self, pack: str) -> int:
         """Remove a pack for good; its size in bytes."""

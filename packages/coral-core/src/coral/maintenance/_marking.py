@@ -10,7 +10,7 @@ from coral.errors import CorruptObject, MissingObject
 from coral.objects import Commit, State, Tree, decode_commit, decode_tree, is_id
 from coral.store import Store, _refs, intents
 
-__all__ = ["Marker", "Marks"]
+__all__ = ["Marker", "Marks", "trees_of"]
 
 
 @dataclass(slots=True)
@@ -21,7 +21,8 @@ class Marks:
     objects: dict[str, str] = field(default_factory=dict)  # trees, states, commits -> kind
     tensors: set[str] = field(default_factory=set)
     whole: set[str] = field(default_factory=set)  # of the tensors, those of branch tips: loaded and built on soonest
-    packs: set[str] = field(default_factory=set)  # being published
+    packs: set[str] = field(default_factory=set)  # being published, by name
+    maybe: set[str] = field(default_factory=set)  # what operations alone rely on: it may have gone before they did
     unsynced_refs: list[str] = field(default_factory=list)  # folders of refs whose newest entry is not durable
     unsynced_notes: list[str] = field(default_factory=list)  # folders of notes that say "pruned" and are not durable
 
@@ -54,43 +55,49 @@ class Marker:
         needed = {id for intent in intents(self._store.fs) if intent.alive for id in intent.needs}
         tips = list(self._tips(marks))
         heads = {commit for kind, commit in tips if kind == "heads"}
-        packs = {name.removesuffix(".pack") for name in self._store.fs.list("packs")}
-        marks.packs = needed & packs
-        kinds = {id: self._kind(id) for id in needed - packs}
-        held = [id for id, kind in kinds.items() if kind == "commit"]
-        marks.tensors |= {id for id, kind in kinds.items() if kind == "tensor"}
-        for id, kind in kinds.items():
-            if kind in ("tree", "state"):
-                self._mark_part(marks, kind, id)
-        for commit in self._history(marks, [*(commit for _, commit in tips), *held]):
+        marks.packs = needed  # ids among them are no names of packs
+        for commit in self._history(marks, (commit for _, commit in tips)):
             marks.commits.append(commit)
             marks.objects[commit.id] = "commit"
             if not commit.pruned:
                 for kind, id in self._parts(commit):
                     self._mark_part(marks, kind, id)
-            elif commit.id in held:
-                for kind, id in self._parts(commit):
-                    with suppress(MissingObject):  # freed before it was held
-                        self._mark_part(marks, kind, id)
+        packs = {name.removesuffix(".pack") for name in self._store.fs.list("packs")}
+        extra = Marks()
+        for id in needed - packs - marks.tensors:
+            with suppress(MissingObject):
+                self._mark_needed(marks, extra, id)
+        marks.maybe = {id for id in extra.ids() if id not in marks}
+        marks.objects |= extra.objects
+        marks.tensors |= extra.tensors
         for commit in marks.commits:
             if commit.id in heads:
                 for part in self._parts(commit):
                     marks.whole.update(self._tensors.get(part, ()))
         return marks
 
+    def _mark_needed(self, marks: Marks, extra: Marks, id: str) -> None:
+        match marks.objects.get(id) or self._kind(id):
+            case "tensor":
+                extra.tensors.add(id)
+            case "tree" | "state" as kind:
+                self._mark_part(extra, kind, id)
+            case "commit":
+                for commit in self._history(marks, [id], marks.objects.keys() | extra.objects.keys()):
+                    if not commit.pruned:
+                        for part in self._parts(commit):
+                            self._mark_part(extra, *part)
+                    marks.commits.append(commit)
+                    extra.objects[commit.id] = "commit"
+                if id in self._pruned:
+                    for part in self._parts(self._pruned[id]):
+                        with suppress(MissingObject):  # freed before it was held
+                            self._mark_part(extra, *part)
+
     def tensors(self, commit: Commit) -> Iterator[str]:
         """The tensors of a commit that was marked and is not pruned."""
         for part in self._parts(commit):
             yield from self._tensors[part]
-
-    def tree(self, commit: Commit) -> tuple[Tree, Tree]:
-        """The weights of a commit, and the tensors of its state, by name."""
-        weights = decode_tree(self._store.read_object("tree", commit.tree), f"the tree of commit {commit.id[:12]}")
-        state: Tree = {}
-        if commit.state:
-            what = f"the state of commit {commit.id[:12]}"
-            state = State.decode(self._store.read_object("state", commit.state), what).tensors
-        return weights, state
 
     def _tips(self, marks: Marks) -> Iterator[tuple[str, str]]:
         fs = self._store.fs
@@ -110,9 +117,9 @@ class Marker:
             found = copies.known(id) or next(copies.all(id), None)
             return found.entry.kind if found else None
 
-    def _history(self, marks: Marks, start: Iterable[str]) -> Iterator[Commit]:
-        """The commits that these lead to, each once, parents before children."""
-        begun: set[str] = set()
+    def _history(self, marks: Marks, start: Iterable[str], known: Iterable[str] = ()) -> Iterator[Commit]:
+        """The commits that these lead to and that are not known, each once, parents before children."""
+        begun = set(known)
         stack = [(id, False) for id in start]
         while stack:
             id, ready = stack.pop()
@@ -157,3 +164,13 @@ class Marker:
         yield "tree", commit.tree
         for state in self._states[commit.id]:
             yield "state", state
+
+
+def trees_of(store: Store, commit: Commit) -> tuple[Tree, Tree]:
+    """The weights of a commit, and the tensors of its state, by name."""
+    weights = decode_tree(store.read_object("tree", commit.tree), f"the tree of commit {commit.id[:12]}")
+    state: Tree = {}
+    if commit.state:
+        what = f"the state of commit {commit.id[:12]}"
+        state = State.decode(store.read_object("state", commit.state), what).tensors
+    return weights, state

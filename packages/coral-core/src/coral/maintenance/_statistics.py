@@ -24,7 +24,7 @@ def _statistics(collector: Collector) -> Stats:
         if not commit.pruned:
             own = set(collector.marker.tensors(commit)) - seen
             seen |= own
-            stored = sum(settled[id].size for id in own)
+            stored = sum(settled[id].size for id in own if id in settled)
             by_commit.append(CommitStats(commit.id, commit.step, commit.nbytes, stored))
     return Stats(
         commits=len(marks.commits),

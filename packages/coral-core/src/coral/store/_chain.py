@@ -133,11 +133,25 @@ class Chain:
         The first `checked` links are checked by their sums; for who goes by SHA-256 afterwards, fewer will do. Raises
         CorruptObject, EOFError.
         """
-        base = None
-        for depth in range(self.depth, -1, -1):
+        base = None if checked > self.depth else self._shown(at, out.size)
+        for depth in range(self.depth - (base is not None), -1, -1):
             target = buffer(f"base {depth % 2}", out.size) if depth else out
             self._links[depth].read(at, base, target, checked=depth < checked)
             base = target
+
+    def _shown(self, at: int, size: int) -> Bytes | None:
+        """What the last link, if it is whole, has from `at` on, as it is mapped."""
+        last = self.links[-1]
+        return last.file.view(last.entry.offset + at, size) if self.depth and last.whole else None
+
+    def peek(self, at: int, size: int, name: str) -> Bytes:
+        """The unit from `at` on, unchecked and not to be written to: mapped, or in memory of this thread."""
+        entry = self.entry
+        found = self.links[0].file.view(entry.offset + at, size) if self.whole else None
+        if found is None:
+            found = buffer(name, size)
+            self.read(at, found, checked=0)
+        return found
 
     def units(self) -> Iterator[tuple[int, int]]:
         """Start and end of each unit."""

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar, get_args
 
 from coral.errors import ConfigError, CorruptObject, MissingObject, NewerFormat, StorageError
 from coral.filesystem import FileSystem, ReadFile
-from coral.objects import Commit, Note, decode_commit
+from coral.objects import Commit, Note, decode_commit, is_id
 from coral.store import _notes, _refs
 from coral.store._chain import Chain, Stored
 from coral.store._files import temporary
@@ -26,6 +26,7 @@ fast: when the operating system gets to it; a killed process still loses nothing
 _log = logging.getLogger("coral")
 
 _BATCH = 8
+_LOOKS = 3  # for what others may be moving about
 _DIRECTORIES = 256  # parsed directories that are kept
 _MAX_DEPTH = 16  # differences on differences that are followed; repack makes 2 at most
 _T = TypeVar("_T")
@@ -140,13 +141,17 @@ class Store:
 
     def open_pack(self, name: str) -> ReadFile:
         """Open a pack, in the trash too: what is being collected stays readable until it is gone."""
-        try:
-            return self.fs.open(path_of(name))
-        except FileNotFoundError:
-            for folder in self.fs.list("trash"):
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    return self.fs.open(f"trash/{folder}/{name}.pack")
-            raise
+        looks = 0
+        while True:
+            try:
+                return self.fs.open(path_of(name))
+            except FileNotFoundError:
+                for folder in self.fs.list("trash"):
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        return self.fs.open(f"trash/{folder}/{name}.pack")
+                looks += 1
+                if looks == _LOOKS:  # between these, it may have been put back, or condemned once more
+                    raise
 
     def directory(self, pack: str, file: ReadFile) -> Directory:
         """The directory of an open pack, from memory where it was read before."""
@@ -268,8 +273,31 @@ class Copies:
         for stored in self._known(id):
             seen.add(stored.pack.name)
             yield stored
-        self._store.index.refresh()  # whatever it says: another thread may just have looked
-        yield from [stored for stored in self._known(id) if stored.pack.name not in seen]
+        for _ in range(_LOOKS):  # more than one where there is nothing: it may be on its way to another place
+            self._store.index.refresh()  # whatever it says: another thread may just have looked
+            for stored in self._known(id):
+                if stored.pack.name not in seen:
+                    seen.add(stored.pack.name)
+                    yield stored
+            for stored in self._in_trash(id):
+                if stored.pack.name not in seen:
+                    seen.add(stored.pack.name)
+                    yield stored
+            if seen:
+                return
+
+    def _in_trash(self, id: str) -> list[Stored]:
+        """Copies in packs that are being collected, or were when that was interrupted, and that no index knows of."""
+        found, fs = [], self._store.fs
+        for folder in fs.list("trash"):
+            for file in fs.list(f"trash/{folder}"):
+                name = file.removesuffix(".pack")
+                opened = self._open_pack(name) if is_id(name) and name not in self._open else self._open.get(name)
+                if opened is not None and id in opened[1].ids:
+                    entry = _known_entry(opened[1], opened[1].ids.index(id))
+                    if entry is not None:
+                        found.append(Stored(opened[1], opened[0], entry))
+        return found
 
     def chains(self, id: str) -> Iterator[Chain]:
         """Every way to get at a tensor's bytes, without differences first. What leads nowhere is left out."""
@@ -327,6 +355,7 @@ class Copies:
             found = file, self._store.directory(name, file)
         except FileNotFoundError:
             self._store.index.forget(name)
+            return None  # not for good: it may be put back
         except CorruptObject:
             if file is not None:
                 file.close()

@@ -1,0 +1,185 @@
+"""Encoding commits: read, encode, write, read back, compare."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coral._digest import pool
+from coral.delta import BLOCK_ELEMENTS, Choice, DeltaConfig, carrier
+from coral.errors import CorruptObject
+from coral.filesystem import ReadFile
+from coral.maintenance._bases import Bases, Encoding
+from coral.maintenance._marking import trees_of
+from coral.objects import Tree
+from coral.store import Copies, Operation, Store, Stored
+from coral.store._chain import encoded, verify_tensors
+from coral.store._pack import Directory, PackWriter
+
+__all__ = ["Done", "Encoder", "Task"]
+
+_log = logging.getLogger("coral")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A commit to encode: as a keyframe, or against the commit `key`. A keyframe's is the one before it, if any.
+
+    `tensors` are the ids of those to encode, and the bytes that each is stored in now.
+    """
+
+    commit: str
+    keyframe: bool
+    key: str | None
+    tensors: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, for another process."""
+        return {"commit": self.commit, "keyframe": self.keyframe, "key": self.key, "tensors": dict(self.tensors)}
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of some tasks. Sizes in bytes."""
+
+    commits: int = 0
+    tensors: int = 0
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+
+
+class _Stale(Exception):
+    """What was planned is no longer so: a commit was pruned meanwhile. Or nothing is worth encoding."""
+
+
+class _Unreadable(Exception):
+    """A tensor, or what it was to be a difference from, cannot be read."""
+
+    def __init__(self, id: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.id = id
+
+
+class Encoder:
+    """Encodes commits, one pack at a time."""
+
+    def __init__(self, store: Store, config: DeltaConfig, operation: Operation, *, aggressive: bool) -> None:
+        self._store = store
+        self._config = config
+        self._operation = operation
+        self._aggressive = aggressive
+        self._unreadable: set[str] = set()
+        self._known: dict[tuple[str, bool], dict[str, Choice]] = {}  # what was chosen for the same keyframe
+
+    def run(self, tasks: list[Task]) -> Done:
+        """Write one pack with what these commits have, encoded; none if nothing becomes shorter.
+
+        What cannot be read is left as it is, for fsck to name.
+        """
+        while True:
+            try:
+                return self._run(tasks)
+            except _Stale:
+                return Done()
+            except _Unreadable as problem:
+                _log.warning("%s: tensor %s is not repacked: %s", self._store.fs.root, problem.id[:12], problem)
+                self._unreadable.add(problem.id)
+
+    def _run(self, tasks: list[Task]) -> Done:
+        self._operation.needs(task.key for task in tasks if task.key)
+        with self._store.copies() as copies:
+
+            def fill(writer: PackWriter) -> list[tuple[str, int, int]]:
+                return list(self._encode(tasks, copies, writer))
+
+            written, _ = self._store.write_pack(
+                fill, self._operation, durable=True, check=lambda *pack: _verify(copies, *pack)
+            )
+        return Done(
+            commits=len({commit for commit, _, _ in written}),
+            tensors=len(written),
+            raw_bytes=sum(nbytes for _, nbytes, _ in written),
+            stored_bytes=sum(size for _, _, size in written),
+        )
+
+    def _encode(self, tasks: list[Task], copies: Copies, writer: PackWriter) -> Iterator[tuple[str, int, int]]:
+        """Encode tensors side by side, and write them in turn; (commit, raw bytes, stored bytes) of each."""
+        waiting: list[tuple[Task, Encoding, int]] = []
+
+        def units() -> Iterator[tuple[Encoding, int, int]]:
+            for task, encoding in self._encodings(tasks, copies):
+                parts = list(encoding.source.units())
+                waiting.append((task, encoding, len(parts)))
+                yield from ((encoding, start, end) for start, end in parts)
+
+        results = pool().map(_encode_unit, units())
+        for first in results:
+            task, encoding, parts = waiting.pop(0)
+
+            def blocks(first: list[bytes] = first, parts: int = parts) -> Iterator[bytes]:
+                yield from first
+                for _ in range(parts - 1):
+                    yield from next(results)
+
+            codec, base = encoding.choice.codec, encoding.base
+            entry = encoding.source.entry._replace(
+                codec=codec.code, params=codec.params, base=base.entry.id if base else None
+            )
+            stored = writer.add_stored(entry, encoded(blocks()))
+            yield task.commit, stored.nbytes, stored.size
+
+    def _encodings(self, tasks: list[Task], copies: Copies) -> Iterator[tuple[Task, Encoding]]:
+        seen: set[str] = set()
+        for task in tasks:
+            own = set(task.tensors) - seen - self._unreadable
+            seen |= own
+            of_key = self._trees(task.key) if task.key else ({}, {})
+            for part, (mine, theirs) in enumerate(zip(self._trees(task.commit), of_key, strict=True)):
+                candidates = theirs if self._config.max_depth > 1 or not task.keyframe else {}
+                key = task.key if task.key and not task.keyframe else task.commit
+                known = self._known.setdefault((key, bool(part)), {})
+                bases = Bases(copies, self._config, candidates, task.keyframe, self._aggressive, known)
+                for name, entry in mine.items():
+                    if entry.id in own and entry.nbytes >= self._config.min_size and entry.nbytes:
+                        own.discard(entry.id)
+                        try:
+                            encoding = bases.encoding(name, entry.id)
+                        except (CorruptObject, EOFError) as error:
+                            raise _Unreadable(entry.id, error) from error
+                        if encoding.pays(task.tensors[entry.id]):
+                            yield task, encoding
+
+    def _trees(self, commit: str) -> tuple[Tree, Tree]:
+        try:
+            return trees_of(self._store, self._store.read_commit(commit))
+        except CorruptObject as error:
+            raise _Stale from error
+
+
+def _encode_unit(unit: tuple[Encoding, int, int]) -> list[bytes]:
+    encoding, start, end = unit
+    source, base, codec = encoding.source, encoding.base, encoding.choice.codec
+    assert source.entry.dtype is not None
+    bits = carrier(source.entry.dtype)
+    try:
+        current = source.peek(start, end - start, "source").view(bits)  # what is wrong shows when it is verified
+        other = None if base is None else base.peek(start, end - start, "base").view(bits)
+    except (CorruptObject, EOFError) as error:
+        raise _Unreadable(source.entry.id, error) from error
+    found = []
+    for at in range(0, current.size, BLOCK_ELEMENTS):
+        part = slice(at, at + BLOCK_ELEMENTS)
+        found.append(codec.encode(current[part], None if other is None else other[part]))
+    return found
+
+
+def _verify(copies: Copies, directory: Directory, file: ReadFile) -> None:
+    """Read back a pack that has no name yet, and decode all that is in it."""
+    if not len(directory):
+        raise _Stale
+    chains = [copies.chain(Stored(directory, file, entry)) for entry in directory.entries()]
+    for chain, problem in verify_tensors(chains):
+        if problem is not None:
+            raise _Unreadable(chain.entry.id, problem) from problem
