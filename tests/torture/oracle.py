@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from memory import MemoryFileSystem
 from scenarios import (
+    Annotate,
     Branch,
     Checkout,
     Commit,
@@ -210,7 +211,10 @@ def _commits(fs: FileSystem, repo: Repository, world: World, step: Step | None) 
     for id, made in world.commits.items():
         if (packs, id) not in _restored:
             try:
-                compare(repo, id, made)
+                if isinstance(step, Annotate) and world.points_to(step.ref) == id:
+                    _one_of(repo, id, [made, replace(made, later=step.value)])
+                else:
+                    compare(repo, id, made)
             except CommitPruned:
                 if id not in maybe:
                     raise
@@ -220,11 +224,18 @@ def _commits(fs: FileSystem, repo: Repository, world: World, step: Step | None) 
                 _restored.add((packs, id))
 
 
+def _one_of(repo: Repository, id: str, made: list[Commit]) -> None:
+    for one in made[:-1]:
+        with suppress(Violation):
+            return compare(repo, id, one)
+    return compare(repo, id, made[-1])
+
+
 def _log(fs: FileSystem, repo: Repository, world: World, step: Step | None) -> None:
-    """Every acknowledged commit is in the log of a branch, and every value that a branch had in its reflog."""
+    """Every acknowledged commit is in the log of a ref, and every value that a branch had in its reflog."""
     if isinstance(step, DeleteBranch):
         world = world.after(step, None)
-    logged = {commit.id for name in world.branches for commit in repo.log(name)}
+    logged = {commit.id for name in [*world.branches, *world.tags] for commit in repo.log(name)}
     if lost := set(world.commits) - logged:
         raise Violation(f"commits {lost} are in no log")
     for name, values in world.reflogs.items():

@@ -23,6 +23,7 @@ from scenarios import (
     BORN,
     FORKED,
     GROWN,
+    Annotate,
     Branch,
     Commit,
     DeleteBranch,
@@ -56,22 +57,15 @@ class Load:
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
-class Annotate:
-    """Add a later state, one without tensors, to a commit."""
-
-    ref: str
-    value: int
-
-
-Act = Step | Load | Annotate
+Act = Step | Load
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
     """Parties that do their acts side by side, on a repository in which `before` is done.
 
-    A `warm` one has looked around before; without a `lease`, nothing keeps two repacks apart.
+    A `warm` one has looked around before; without a `lease`, nothing keeps two repacks apart. Nobody dies where what
+    was under way could not be done again (`mortal`).
     """
 
     name: str
@@ -80,6 +74,7 @@ class Race:
     warm: bool = False
     lease: bool = True
     tight: bool = False
+    mortal: bool = True
 
 
 GARBAGE = (*FORKED, DeleteBranch("dev"))
@@ -91,7 +86,8 @@ RACES = (
     Race("commit of what was pruned, prune", GROWN, ((Commit(2),), (Prune("main~2"),))),
     Race("the same, warm and packed", (*GROWN, Repack()), ((Commit(2),), (Prune("main~2"),)), warm=True),
     Race("commit, commit and prune", GROWN, ((Commit(5),), (Commit(6), Prune("main"),))),
-    Race("later state, gc", (*FORKED, DeleteBranch("dev")), ((Annotate("main", 3),), (Gc(),))),
+    Race("later state, gc", (*BORN, Killed(3, annotate=True), Killed(3, annotate=True)), ((Annotate("main", 3),), (Gc(),))),
+    Race("later state of what is pruned", (*GROWN, Prune("main~1")), ((Annotate("main~1", 3),), (Gc(),))),
     Race("repack, gc", (*GROWN, Killed(5)), ((Repack(),), (Gc(),))),
     Race("repack, prune", (*GROWN, Repack(), Commit(5)), ((Repack(),), (Prune("main~4"),))),
     Race("repack, repack", GROWN, ((Repack(),), (Repack(),)), lease=False),
@@ -103,8 +99,8 @@ RACES = (
     Race("load, gc", (*GROWN, Killed(5)), ((Load("main~1"),), (Prune("main~2"),))),
     Race("load, repack", GROWN, ((Load("main~1"),), (Repack(),)), warm=True),
     Race("load, repack of a cold one", GROWN, ((Load("main~2"),), (Repack(),))),
-    Race("tag, deletion and gc", FORKED, ((Tag("v1", "dev"),), (DeleteBranch("dev"), Gc()))),
-    Race("branch, deletion and gc", FORKED, ((Branch("new", "dev"),), (DeleteBranch("dev"), Gc()))),
+    Race("tag, deletion and gc", FORKED, ((Tag("v1", "dev"),), (DeleteBranch("dev"), Gc())), mortal=False),
+    Race("branch, deletion and gc", FORKED, ((Branch("new", "dev"),), (DeleteBranch("dev"), Gc())), mortal=False),
     Race("commit of what nothing leads to, repack, gc", (*GROWN, Killed(5)), ((Commit(5),), (Repack(),), (Gc(),))),
     Race("load, repack, gc", GROWN, ((Load("main~2"),), (Repack(),), (Prune("main~1"),)), warm=True),
     Race("commit, gc, gc", GARBAGE, ((Commit(3),), (Gc(),), (Gc(),)), warm=True),
@@ -178,9 +174,6 @@ class Party(threading.Thread):
         match act:
             case Load(ref):
                 compare(repo, ref, self._world.commits[ref])
-                return None
-            case Annotate(ref, value):
-                repo.annotate(ref, state={"value": value})
                 return None
             case _:
                 return perform(repo, act)
@@ -271,9 +264,9 @@ class Course:
             if party.error is not None and not _allowed(party.error, self._race):
                 raise Violation(f"{party.acts}: {type(party.error).__name__}: {party.error}") from party.error
         world, step = self._after()
-        after, self.fs.pid = self.fs.tree(), 999
+        self.fs.pid = 999
         trace = list(self.fs.trace)
-        _ask(self.fs, world, step)
+        check(self.fs, world, step)
         if states:
             journal = Journal(self._base.tree())
             for op in trace:
@@ -281,10 +274,9 @@ class Course:
             for plan in journal.plans(random.Random(str(seed)), states):
                 state = MemoryFileSystem.of(journal.state(plan)[0], clock=self.fs.clock + 1, boot="boot-2")
                 try:
-                    _ask(state, world, step)
+                    check(state, world, step)
                 except Violation as violation:
                     raise Violation(f"power lost ({plan}): {violation}") from violation
-        del after
 
     def _after(self) -> tuple[World, Step | None]:
         """What has been acknowledged, and what was under way when its process died."""
@@ -292,19 +284,16 @@ class Course:
         order = {}
         for name in {*self._world.branches, "new"}:
             entries = reversed(list(_refs.history(self.fs, _refs.folder_of("heads", name))))
-            order |= {entry.value: n for n, entry in enumerate(entries) if isinstance(entry, _refs.RefEntry)}
-        done.sort(key=lambda item: order.get(item[1], 1000) if isinstance(item[0], Commit) else 0)
+            order |= {entry.value or "": n for n, entry in enumerate(entries) if isinstance(entry, _refs.RefEntry)}
+        ranks = {Tag: -1, Branch: -1, Commit: 0}
+        done.sort(key=lambda item: (ranks.get(type(item[0]), 1), order.get(item[1] or "", 0)))
         world = self._world
         for act, result in done:
-            if not isinstance(act, (Load, Annotate)):
+            if not isinstance(act, Load):
                 world = world.after(act, result)
         under_way = [party.acts[len(party.done)] for party in self._parties if party.killed and len(party.done) < len(party.acts)]
-        steps = [act for act in under_way if not isinstance(act, (Load, Annotate))]
+        steps = [act for act in under_way if not isinstance(act, Load)]
         return world, steps[0] if steps else None
-
-
-def _ask(fs: MemoryFileSystem, world: World, step: Step | None) -> None:
-    check(fs, world, step)
 
 
 def _allowed(error: BaseException, race: Race) -> bool:
@@ -330,14 +319,14 @@ def _no_lease(race: Race) -> Iterator[None]:
         _repack._lease = kept
 
 
-def run(race: Race, *, thin: int = 1, deaths: bool = True, shuffles: int = 0, states: int = 1, seed: int = 0, stop: int = 3) -> Tally:
+def run(race: Race, *, thin: int = 1, shuffles: int = 0, states: int = 1, seed: int = 0, stop: int = 3) -> Tally:
     """Run a race by every schedule of two switches, one in `thin` of them, and by so many random ones."""
     began, tally = time.perf_counter(), Tally()
     with limits(Scenario("", (), (), tight=race.tight)), _no_lease(race):
         base = MemoryFileSystem()
         world = build(base, race.before)
         for schedule in itertools.chain(
-            _bounded(race, base, world, thin, deaths, seed), _shuffled(race, shuffles, seed)
+            _bounded(race, base, world, thin, seed), _shuffled(race, shuffles, seed)
         ):
             course = Course(race, base, world)
             course.run(schedule)
@@ -358,16 +347,14 @@ def lengths(race: Race, base: MemoryFileSystem, world: World) -> list[int]:
     return course.run(tuple(Turn(n, None) for n in range(len(race.parties))))
 
 
-def _bounded(
-    race: Race, base: MemoryFileSystem, world: World, thin: int, deaths: bool, seed: int
-) -> Iterator[Schedule]:
+def _bounded(race: Race, base: MemoryFileSystem, world: World, thin: int, seed: int) -> Iterator[Schedule]:
     """Each schedule in which one party is interrupted for some calls, or all, of another one; each may die there."""
     sizes = lengths(race, base, world)
     number = seed
     for first, second in itertools.permutations(range(len(sizes)), 2):
         for i in range(sizes[first] + 8):
             for j in (*range(1, sizes[second] + 8), None):
-                for dying in (None, first, second) if deaths else (None,):
+                for dying in (None, first, second) if race.mortal else (None,):
                     number += 1
                     if number % thin == 0:
                         yield (
@@ -383,7 +370,7 @@ def _shuffled(race: Race, count: int, seed: int) -> Iterator[Schedule]:
         rng = random.Random(f"{seed} {race.name} {number}")
         mean = rng.choice((2, 5, 15))
         turns = [Turn(rng.randrange(len(race.parties)), 1 + int(rng.expovariate(1 / mean))) for _ in range(400 // mean)]
-        if number % 2:
+        if number % 2 and race.mortal:
             at = rng.randrange(len(turns) // 2)
             turns[at] = replace(turns[at], dies=True)
         yield tuple(turns)

@@ -32,13 +32,17 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Commit version `key` of the weights; `state` says whether with training state, `big` whether over 1 MiB."""
+    """Commit version `key` of the weights; `state` says whether with training state, `big` whether over 1 MiB.
+
+    Of one that was made, `later` is what a note has put in the place of its state, or may have put.
+    """
 
     key: int
     branch: str | None = None
     state: bool = True
     big: bool = False
     durability: Durability = "full"
+    later: int | None = None
 
     @property
     def message(self) -> str:
@@ -91,15 +95,25 @@ class Gc:
 class Killed:
     """A process that dies just before its commit moves the branch, and leaves behind all that it has written.
 
-    Never tortured itself; with `midway` it dies while it still writes the pack.
+    Never tortured itself; with `midway` it dies while it still writes the pack. Where it was to `annotate` HEAD, it
+    dies before the note is there.
     """
 
     key: int
     midway: bool = False
+    annotate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Annotate:
+    """Put a later state, one without tensors, in the place of a commit's."""
+
+    ref: str
+    value: int
 
 
 Upkeep = Prune | Repack | Gc
-Step = Init | Commit | Branch | Tag | Checkout | DeleteBranch | Upkeep | Killed
+Step = Init | Commit | Branch | Tag | Checkout | DeleteBranch | Annotate | Upkeep | Killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +154,8 @@ class World:
             case DeleteBranch(name):
                 left = {branch: log for branch, log in self.reflogs.items() if branch != name}
                 logged = {id for log in left.values() for id in log} | set(self.tags.values())
+                log = self.reflogs[name]
+                logged |= {id for at, id in enumerate(log) if logged.intersection(log[at:])}  # parents of those
                 return replace(
                     self,
                     branches={branch: id for branch, id in self.branches.items() if branch != name},
@@ -148,6 +164,9 @@ class World:
                     kept=self.kept & logged,
                     soft=self.soft or step.durability == "fast",
                 )
+            case Annotate(ref, value):
+                id = self.points_to(ref)
+                return replace(self, commits={**self.commits, id: replace(self.commits[id], later=value)})
             case Prune(ref):
                 return replace(self._freed(result), pruned=self.pruned | {self.points_to(ref)})
             case Repack() | Gc():
@@ -317,6 +336,8 @@ def _slow(key: int) -> np.ndarray:
 @lru_cache(maxsize=256)
 def state(step: Commit) -> dict[str, object] | None:
     """Training state as an optimizer, a scheduler and a random generator have it, or None."""
+    if step.later is not None:
+        return {"value": step.later}
     if not step.state:
         return None
     rng = np.random.default_rng(1000 + step.key)
@@ -346,6 +367,8 @@ def perform(repo: Repository, step: Step) -> str | None:
             return _freed(repo.repack(aggressive, config=CONFIG).freed)
         case Gc():
             return _freed(repo.gc())
+        case Annotate(ref, value):
+            repo.annotate(ref, state={"value": value})
         case Killed():
             raise AssertionError("only `do` can")
     return None
@@ -371,7 +394,7 @@ def _kill(fs: FileSystem, step: Killed) -> None:
         return call.do()
 
     with suppress(_Died):
-        perform(Repository(Seam(fs, around)), Commit(step.key))
+        perform(Repository(Seam(fs, around)), Annotate("HEAD", step.key) if step.annotate else Commit(step.key))
     assert dead
     if isinstance(fs, MemoryFileSystem):
         fs.pid += 1
@@ -430,7 +453,7 @@ def limits(scenario: Scenario) -> Iterator[None]:
     ]
     if scenario.tight:
         changes += [(_refs, "FOLD", 3), (_refs, "_KEEP", 2), (_index, "_UNCOVERED", 2)]
-        changes += [(_gc, "_MANY", 3), (_gc, "_FULL", 3000), (_repack, "_BATCH", 1)]
+        changes += [(_gc, "_MANY", 3), (_gc, "_FULL", 20_000), (_repack, "_BATCH", 1)]
     kept = [(where, name, getattr(where, name)) for where, name, _ in changes]
     for where, name, value in changes:
         setattr(where, name, value)

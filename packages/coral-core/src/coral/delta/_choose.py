@@ -14,6 +14,9 @@ from coral.delta._config import DeltaConfig
 _GAIN = 0.02
 """What an encoding has to save, as a part of the raw bytes, to be worth the work; grouping, of the packed ones."""
 
+_SOONER = 1.05
+"""How much longer planes may be than a difference: they need no base, and so are read in half the time."""
+
 _BLOCKS = 3
 _SPANS = 16
 _SPAN = 1024
@@ -71,7 +74,7 @@ def _shortest(block: Bits, base: Bits | None, config: DeltaConfig, *, aggressive
     if config.codec == "pack":
         return pack
     planes = _tried(Planes(entropy), block, base)
-    best = planes if planes.ratio <= pack.ratio * 1.005 else pack  # what needs no base is read sooner
+    best = planes if planes.ratio <= pack.ratio * _SOONER else pack
     if aggressive:
         grouped = _tried(GroupedDelta(entropy), block, base)
         best = grouped if grouped.ratio <= best.ratio * (1 - _GAIN) else best

@@ -65,7 +65,7 @@ class Zstd:
 
     id: ClassVar[int] = 2
     name: ClassVar[str] = "zstd"
-    effort: ClassVar[float] = 0.05
+    effort: ClassVar[float] = 0.4
     """The bits that coding one more byte has to save, to be worth its time."""
 
     MAX_LEVEL: ClassVar[int] = 22

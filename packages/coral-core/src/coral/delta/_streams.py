@@ -13,7 +13,7 @@ from coral.errors import CorruptObject
 
 _CONSTANT, _STORED, _CODED = 0, 1, 2
 
-_NOISE = 7.8
+NOISE = 7.8
 """Bits a byte from which the entropy coder is not asked."""
 
 
@@ -25,11 +25,17 @@ def write(data: Bytes, entropy: Entropy) -> list[Data]:
     counts = np.bincount(sample, minlength=256)
     if counts[data[0]] == sample.size and not np.any(data != data[0]):
         return [bytes((_CONSTANT, data[0]))]
-    if entropy_bits(counts, sample.size) <= _NOISE:
+    if entropy_bits(counts, sample.size) <= NOISE:
         coded = entropy.compress(data)
         if len(coded) + 4 < data.size:
             return [bytes((_CODED,)), len(coded).to_bytes(4, "little"), coded]
     return [bytes((_STORED,)), data]
+
+
+def is_noise(data: Bytes) -> bool:
+    """Whether a sample of the bytes says that the entropy coder would make nothing of them."""
+    sample = strided(data)
+    return not sample.size or entropy_bits(np.bincount(sample, minlength=256), sample.size) > NOISE
 
 
 def read(cursor: Cursor, size: int, entropy: Entropy) -> Bytes:

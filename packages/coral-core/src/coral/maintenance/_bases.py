@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coral.delta import Bits, Choice, DeltaConfig, carrier, choose, similarity, spans
+from coral.delta import Bits, Choice, DeltaConfig, Raw, carrier, choose, similarity, spans
 from coral.errors import CorruptObject
 from coral.objects import TensorEntry
 from coral.store import Chain, Copies
@@ -16,6 +16,7 @@ from coral.weights import DTYPES
 
 __all__ = ["Bases", "Encoding"]
 
+_WHOLE = 0.8  # the part of its bytes that a keyframe has to shrink to: it is read with each of its group
 _PAYS = 0.15  # the part by which keyframes as differences from the first one have to shorten a group
 
 
@@ -68,7 +69,9 @@ class Bases:
             alone = choose([(span, None) for span in sample], self.config)
             # It stands alone, unless being a difference from the first keyframe pays for its whole group.
             if (alone.ratio - choice.ratio) / self.config.group_size <= _PAYS * choice.ratio:
-                return Encoding(source, None, alone)
+                choice = alone
+        if self.keyframe and not choice.codec.needs_base and choice.ratio > _WHOLE:
+            return Encoding(source, None, Choice(Raw(), 1.0))
         return Encoding(source, base if choice.codec.needs_base else None, choice)
 
     def _named(self, name: str, source: Chain) -> Chain | None:

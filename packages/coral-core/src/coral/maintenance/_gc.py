@@ -62,6 +62,10 @@ class Collected:
         return f"{self.bytes_freed:,} bytes freed: {self.packs_removed} packs removed, {self.packs_written} written"
 
 
+class _Nothing(Exception):
+    """There is nothing left to move."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """Which packs go, and what has to be moved out of them first."""
@@ -126,7 +130,10 @@ class Collector:
         # Packs are listed before anything is marked: what is published meanwhile is not taken for garbage.
         self.inventory.refresh()
         self._candidates = self.inventory.packs()
-        marks = self.marker.mark()
+        try:
+            marks = self.marker.mark()
+        except MissingObject:  # pruned, and freed, between its notes and its tree
+            marks = self.marker.mark()
         self.inventory.refresh()
         return marks, *settle(self.inventory, marks.ids(), marks.whole)
 
@@ -148,8 +155,10 @@ class Collector:
                 written = set()
                 for directory in self._move(plan, operation):
                     written.add(directory.name)
-                    done.packs_written += 1
-                    done.bytes_freed -= fs.stat(path_of(directory.name)).size
+                    if directory.name not in self.inventory:
+                        done.packs_written += 1
+                        with suppress(FileNotFoundError):  # it is put back in a moment: another collection has it
+                            done.bytes_freed -= fs.stat(path_of(directory.name)).size
                 trash = _Trash(fs, operation.name)
                 try:
                     # one that died after it had moved the same left a pack of the same name
@@ -224,7 +233,10 @@ class Collector:
         def fill(writer: PackWriter) -> None:
             while waiting and writer.size < _FULL:
                 pack, held = waiting.pop()
-                file = self.store.fs.open(path_of(pack))
+                try:
+                    file = self.store.open_pack(pack)
+                except FileNotFoundError:  # another collection has moved it
+                    continue
                 try:
                     directory = directory_of(file, pack)
                     for id, copy in held:
@@ -233,9 +245,12 @@ class Collector:
                             writer.add_stored(entry, _pieces(file, entry))
                 finally:
                     file.close()
+            if not any(id in writer for held in plan.moved.values() for id, _ in held):
+                raise _Nothing
 
         while waiting:
-            yield self.store.write_pack(fill, operation, durable=True)[1]
+            with suppress(_Nothing):
+                yield self.store.write_pack(fill, operation, durable=True)[1]
 
     def _restore_living(self, trash: _Trash) -> int:
         """Put back what has come alive since it was condemned; how many packs that were."""

@@ -40,6 +40,8 @@ class _Place:
     before: _Place | None
     own: tuple[str, ...]
     keyframe: bool = False  # others are differences from it
+    chosen: bool = False  # as a keyframe, just now
+    followed: bool = False  # by another keyframe
     packed: bool = False  # stored as differences already
     key: _Place | None = None  # the last keyframe up to here
     distance: int = 0  # from it
@@ -82,7 +84,7 @@ def plan(
         if not tensors:
             continue
         if place.keyframe:
-            if again or any(settled[id].codec == RAW for id in tensors):
+            if again or place.chosen or (not place.followed and any(settled[id].codec == RAW for id in tensors)):
                 before = _key_before(place, line)
                 keyframes.append(Job(place.commit, True, before.commit if before else None, tensors))
         elif place.key is not None and (again or not place.packed):
@@ -146,8 +148,10 @@ def _choose_keyframes(line: _Line, group_size: int) -> None:
         if before is not None:
             place.key, place.distance = before.key, before.distance + 1
         if place.open and (place.key is None or place.distance >= group_size):
-            place.keyframe = True
+            place.keyframe = place.chosen = True
         if place.keyframe:
+            if place.key is not None:
+                place.key.followed = True
             place.key, place.distance = place, 0
             back, distance = before, 1
             while back is not None and not back.keyframe and 2 * distance < group_size:

@@ -195,7 +195,7 @@ def _verify(
         except FileNotFoundError:
             store.index.forget(name)
             gone.add(name)
-    store.ensure_synced(pack for name, pack in packs.items() if name not in gone)
+    gone |= store.ensure_synced(pack for name, pack in packs.items() if name not in gone)
     lost = {
         name: done
         for name, done in reused.items()

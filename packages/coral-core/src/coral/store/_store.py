@@ -95,21 +95,25 @@ class Store:
         self.index.add(directory)
         return result, directory
 
-    def ensure_synced(self, packs: Iterable[Directory]) -> None:
-        """Make packs that were written without a sync as durable as what is about to build on them."""
-        if self.durable:
-            self.sync_packs({pack.name: bool(pack.flags & UNSYNCED) for pack in packs})
+    def ensure_synced(self, packs: Iterable[Directory]) -> set[str]:
+        """Make packs that were written without a sync as durable as what is about to build on them; see sync_packs."""
+        return self.sync_packs({pack.name: bool(pack.flags & UNSYNCED) for pack in packs}) if self.durable else set()
 
-    def sync_packs(self, packs: Mapping[str, bool]) -> None:
-        """Make those packs durable that were written without a sync, as their values say."""
+    def sync_packs(self, packs: Mapping[str, bool]) -> set[str]:
+        """Make those packs durable that were written without a sync, as their values say; those that are gone."""
+        gone = set()
         with self._lock, self._syncing():
             names = {name: unsynced for name, unsynced in packs.items() if name not in self._synced}
             for name, unsynced in names.items():
                 if unsynced:
-                    self.fs.fsync_file(path_of(name))
+                    try:
+                        self.fs.fsync_file(path_of(name))
+                    except FileNotFoundError:
+                        gone.add(name)
             if any(names.values()):
                 self.fs.fsync_dir("packs")
-            self._synced |= names.keys()
+            self._synced |= names.keys() - gone
+        return gone
 
     def ensure_history_synced(self) -> None:
         """Sync every pack that was written without: something durable is about to name what lies in them."""
