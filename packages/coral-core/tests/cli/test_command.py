@@ -28,7 +28,7 @@ def repo(tmp_path: Path) -> Repository:
 def test_repack(repo: Repository, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repack", str(repo.path)]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("2 tensors of 2 commits encoded")
+    assert out.startswith("1 tensors of 1 commits encoded")  # the oldest is a keyframe, and hardly shrinks
     assert not err
     assert main(["repack", "--aggressive", "--entropy", "deflate", str(repo.path)]) == 0
 

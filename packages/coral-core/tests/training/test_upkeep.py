@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,14 @@ def test_a_process_repacks_what_lies_behind(
     train(manager, source, 1)
     assert process_of(manager) is None  # there is nothing behind it
     train(manager, source, 2)
+    assert process_of(manager).wait() == 0  # the first is a keyframe, and hardly shrinks
+    train(manager, source, 3)
     assert process_of(manager).wait() == 0
     assert encoded(repo) == 1
     with caplog.at_level(logging.INFO, "coral"):
-        train(manager, source, 3)
+        train(manager, source, 4)
     assert "repacked in the background: 1 tensors of 1 commits encoded" in caplog.text
-    for step in (1, 2, 3):
+    for step in (1, 2, 3, 4):
         assert repo.load(f"step:{step}")["w"].data.tobytes() == source.past[step]
 
 
@@ -122,15 +125,26 @@ def test_small_checkpoints_are_not_worth_a_process(repo: Repository, begin: Call
     assert encoded(repo) == 0
 
 
-def test_closing_ends_it(begin: Callable[..., CheckpointManager], stand_in: Callable[[str], None]) -> None:
-    stand_in("exec sleep 600")
+def test_closing_ends_it_and_what_it_started(
+    begin: Callable[..., CheckpointManager], stand_in: Callable[[str], None], tmp_path: Path
+) -> None:
+    stand_in(f"sleep 600 & echo $! > {tmp_path}/child; wait")
     source = Walk()
     manager = begin(source)
     train(manager, source, 1, 2)
     process = process_of(manager)
+    while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text().strip():
+        time.sleep(0.01)
     assert process.poll() is None
     manager.close()
     assert process.poll() is not None
+    child = int((tmp_path / "child").read_text())
+    with pytest.raises(ProcessLookupError):
+        while True:  # until whoever adopts it has seen it off
+            if Path(f"/proc/{child}/stat").exists() and " Z " in Path(f"/proc/{child}/stat").read_text():
+                raise ProcessLookupError
+            os.kill(child, 0)
+            time.sleep(0.01)
 
 
 def test_its_command_takes_nothing_from_the_working_folder(
@@ -189,7 +203,7 @@ def test_a_backlog_is_seen_to_by_the_manager(
     assert encoded(repo) == 0
     train(manager, source, 4)
     assert process.poll() is not None
-    assert encoded(repo) == 3
+    assert encoded(repo) == 2
 
 
 def test_what_is_pruned_is_freed_as_the_run_goes_on(repo: Repository, begin: Callable[..., CheckpointManager]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
+from typing import Any
 
 from coral.errors import CoralError
 from coral.filesystem import LocalFileSystem
@@ -16,6 +19,8 @@ _log = logging.getLogger("coral")
 _FREE_AT = 1 << 20  # bytes pruned, below which freeing them waits for more
 _REPACK_AT = 16 << 20  # bytes saved, below which storing them as differences waits for more
 _BACKLOG = 16  # saves that may wait for the process, which others may leave no time, before they are seen to here
+_GROUP: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
+"""The process is ended with those that it starts; and an interrupt from the keyboard is the run's to handle."""
 _PATIENCE = 10.0  # seconds in which a process that was told to end has to
 
 
@@ -70,7 +75,12 @@ class Upkeep:
         command = [sys.executable, "-P", "-m", "coral", "repack", "--auto", str(self._repo.path)]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                **_GROUP,
             )
         except (OSError, ValueError) as error:
             self._spawns = False
@@ -109,10 +119,18 @@ class Upkeep:
         if process is None:
             return
         self._left = True
-        process.terminate()
+        _terminate(process)
         try:
             process.communicate(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             with suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=_PATIENCE)
+
+
+def _terminate(process: subprocess.Popen[str]) -> None:
+    if sys.platform == "win32":
+        process.terminate()
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
