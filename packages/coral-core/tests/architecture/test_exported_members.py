@@ -15,8 +15,8 @@ import coral.training
 LOCKED = {
     "coral": ["Commit", "CoralError", "DeltaConfig", "Repository", "WeightTensor", "__version__"],
     "coral.errors": [
-        "AmbiguousRef", "CommitInUse", "CommitPruned", "ConfigError", "Conflict", "CoralError", "CorruptObject", "DiskFull",
-        "EmptyCommit", "LimitExceeded", "MissingExtra", "MissingObject", "NewerFormat", "NotARepository", "PolicyError",
+        "AmbiguousRef", "CommitInUse", "CommitPruned", "ConfigError", "Conflict", "CoralError", "CorruptObject",
+        "DiskFull", "EmptyCommit", "LimitExceeded", "MissingExtra", "MissingObject", "NewerFormat", "NotARepository", "PolicyError",
         "ReadOnly", "RefError", "RefExists", "RepositoryError", "SaveFailedError", "StorageError", "UnknownRef",
         "UnsafeInput", "UnsupportedValue", "WeightsMismatch",
     ],
@@ -26,7 +26,8 @@ LOCKED = {
         "Planes", "Raw", "Same", "Zstd", "carrier", "choose", "codec_of", "entropy_of", "similarity", "spans",
     ],
     "coral.maintenance": [
-        "Collected", "Collector", "FsckReport", "Problem", "Progress", "Repacked", "fsck", "repack", "serve", "statistics",
+        "Collected", "Collector", "FsckReport", "Problem", "Progress", "Repacked", "fsck", "repack", "serve",
+        "statistics",
     ],
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
     "coral.repository": ["CommitStats", "Diff", "Repository", "Stats"],
