@@ -15,7 +15,7 @@ WIDTHS = (2, 4, 8)
 SAMPLE = 2048
 """Elements, or bytes, that an estimate is made from."""
 
-_ESCAPE = 1.0  # bits on top of each escape's own: it is slow to write and to read
+_ESCAPE = 6.0  # bits on top of each escape's own: it is slow to write and to read
 _X_LOG_X = np.arange(2 * SAMPLE + 1) * np.log2(np.maximum(np.arange(2 * SAMPLE + 1), 1))
 
 
@@ -73,7 +73,8 @@ def _worth_a_try(median: int, bits: int) -> list[Layout]:
     if median > 8:
         wide = (median - 4) // 4 * 4
         return [Layout(wide, 8), Layout(min(median - 1, bits - 1), 4)]
-    return [Layout(0, width) for width in WIDTHS]
+    few = [Layout(shift, 8) for shift in range(1, median - 4)]  # where many differences are just beyond a byte
+    return [Layout(0, width) for width in WIDTHS] + few
 
 
 def _lengths(sample: Bits) -> NDArray[np.intc]:

@@ -75,7 +75,7 @@ def marked(marks: Bytes, count: int) -> NDArray[np.intp]:
     words = _words(marks)
     hits = np.flatnonzero(words != 0)
     if hits.size > 0.7 * words.size:
-        return np.flatnonzero(marks[:count])
+        return np.flatnonzero(marks[:count].view(np.bool_))
     found = np.flatnonzero(np.take(words, hits).view(np.bool_))
     places = np.take(hits, found >> 3)
     places <<= 3

@@ -16,7 +16,7 @@ from coral.weights import DTYPES
 
 __all__ = ["Bases", "Encoding"]
 
-_WHOLE = 0.8  # the part of its bytes that a keyframe has to shrink to: it is read with each of its group
+_WHOLE = 0.65  # the part of its bytes that a keyframe has to shrink to: it is read with each of its group
 _PAYS = 0.15  # the part by which keyframes as differences from the first one have to shorten a group
 
 
