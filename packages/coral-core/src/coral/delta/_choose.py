@@ -14,7 +14,7 @@ from coral.delta._config import DeltaConfig
 _GAIN = 0.02
 """What an encoding has to save, as a part of the raw bytes, to be worth the work; grouping, of the packed ones."""
 
-_SOONER = 1.05
+_SOONER = 1.1
 """How much longer planes may be than a difference: they need no base, and so are read in half the time."""
 
 _BLOCKS = 3
