@@ -1,4 +1,4 @@
-"""Any history, pruned, repacked and collected in any order, loads as it was, and within the depth that was asked for."""
+"""Any history, pruned, repacked and collected in any order, loads as it was, and within the depth asked for."""
 
 from __future__ import annotations
 

@@ -271,6 +271,8 @@ def _retry(fs: FileSystem, world: World, step: Step | None, repo: Repository | N
     _commits(fs, again, world, None)
     if isinstance(step, Upkeep):
         _all_is_freed(again, step)
+        if left := [path for path in again.store.fs.list("trash") if again.store.fs.list(f"trash/{path}")]:
+            raise Violation(f"{step} leaves trash: {left}")
     if not isinstance(fs, MemoryFileSystem) or next(_rounds) % 3 == 0:
         _clean(again, "fsck after the retry")
     return world

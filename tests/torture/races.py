@@ -85,8 +85,22 @@ RACES = (
     Race("commit as one that died, gc", (*BORN, Killed(3)), ((Commit(3),), (Gc(),))),
     Race("commit of what was pruned, prune", GROWN, ((Commit(2),), (Prune("main~2"),))),
     Race("the same, warm and packed", (*GROWN, Repack()), ((Commit(2),), (Prune("main~2"),)), warm=True),
-    Race("commit, commit and prune", GROWN, ((Commit(5),), (Commit(6), Prune("main"),))),
-    Race("later state, gc", (*BORN, Killed(3, annotate=True), Killed(3, annotate=True)), ((Annotate("main", 3),), (Gc(),))),
+    Race(
+        "commit, commit and prune",
+        GROWN,
+        (
+            (Commit(5),),
+            (
+                Commit(6),
+                Prune("main"),
+            ),
+        ),
+    ),
+    Race(
+        "later state, gc",
+        (*BORN, Killed(3, annotate=True), Killed(3, annotate=True)),
+        ((Annotate("main", 3),), (Gc(),)),
+    ),
     Race("later state of what is pruned", (*GROWN, Prune("main~1")), ((Annotate("main~1", 3),), (Gc(),))),
     Race("repack, gc", (*GROWN, Killed(5)), ((Repack(),), (Gc(),))),
     Race("repack, prune", (*GROWN, Repack(), Commit(5)), ((Repack(),), (Prune("main~4"),))),
@@ -291,7 +305,9 @@ class Course:
         for act, result in done:
             if not isinstance(act, Load):
                 world = world.after(act, result)
-        under_way = [party.acts[len(party.done)] for party in self._parties if party.killed and len(party.done) < len(party.acts)]
+        under_way = [
+            party.acts[len(party.done)] for party in self._parties if party.killed and len(party.done) < len(party.acts)
+        ]
         steps = [act for act in under_way if not isinstance(act, Load)]
         return world, steps[0] if steps else None
 
@@ -319,14 +335,19 @@ def _no_lease(race: Race) -> Iterator[None]:
         _repack._lease = kept
 
 
-def run(race: Race, *, thin: int = 1, shuffles: int = 0, states: int = 1, seed: int = 0, stop: int = 3) -> Tally:
-    """Run a race by every schedule of two switches, one in `thin` of them, and by so many random ones."""
+def run(
+    race: Race, *, sparse: int = 1, thin: int = 1, shuffles: int = 0, states: int = 1, seed: int = 0, stop: int = 3
+) -> Tally:
+    """Run a race by every schedule of one switch, one in `thin` of those of two, and by so many random ones.
+
+    With `sparse`, only every so manieth of those of one.
+    """
     began, tally = time.perf_counter(), Tally()
     with limits(Scenario("", (), (), tight=race.tight)), _no_lease(race):
         base = MemoryFileSystem()
         world = build(base, race.before)
         for schedule in itertools.chain(
-            _bounded(race, base, world, thin, seed), _shuffled(race, shuffles, seed)
+            _bounded(race, base, world, sparse, thin, seed), _shuffled(race, shuffles, seed)
         ):
             course = Course(race, base, world)
             course.run(schedule)
@@ -347,21 +368,18 @@ def lengths(race: Race, base: MemoryFileSystem, world: World) -> list[int]:
     return course.run(tuple(Turn(n, None) for n in range(len(race.parties))))
 
 
-def _bounded(race: Race, base: MemoryFileSystem, world: World, thin: int, seed: int) -> Iterator[Schedule]:
-    """Each schedule in which one party is interrupted for some calls, or all, of another one; each may die there."""
+def _bounded(race: Race, base: MemoryFileSystem, world: World, sparse: int, thin: int, seed: int) -> Iterator[Schedule]:
+    """Each schedule in which one party is interrupted for all, or some calls, of another one; each may die there."""
     sizes = lengths(race, base, world)
     number = seed
-    for first, second in itertools.permutations(range(len(sizes)), 2):
-        for i in range(sizes[first] + 8):
-            for j in (*range(1, sizes[second] + 8), None):
-                for dying in (None, first, second) if race.mortal else (None,):
+    for whole in (True, False):
+        for first, second in itertools.permutations(range(len(sizes)), 2):
+            for i, j in itertools.product(range(sizes[first] + 8), (None,) if whole else range(1, sizes[second] + 8)):
+                for dying in (None, first) if whole else (None, first, second):
                     number += 1
-                    if number % thin == 0:
-                        yield (
-                            Turn(first, i),
-                            Turn(second, j, dying == second),
-                            *([Turn(first, 0, True)] if dying == first else []),
-                        )
+                    if number % (sparse if whole else thin) == 0 and (race.mortal or dying is None):
+                        dead = (Turn(first, 0, True),) if dying == first else ()
+                        yield (Turn(first, i), Turn(second, j, dying == second), *dead)
 
 
 def _shuffled(race: Race, count: int, seed: int) -> Iterator[Schedule]:

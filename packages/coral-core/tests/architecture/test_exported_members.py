@@ -16,9 +16,9 @@ LOCKED = {
     "coral": ["Commit", "CoralError", "DeltaConfig", "Repository", "WeightTensor", "__version__"],
     "coral.errors": [
         "AmbiguousRef", "CommitInUse", "CommitPruned", "ConfigError", "Conflict", "CoralError", "CorruptObject",
-        "DiskFull", "EmptyCommit", "LimitExceeded", "MissingExtra", "MissingObject", "NewerFormat", "NotARepository", "PolicyError",
-        "ReadOnly", "RefError", "RefExists", "RepositoryError", "SaveFailedError", "StorageError", "UnknownRef",
-        "UnsafeInput", "UnsupportedValue", "WeightsMismatch",
+        "DiskFull", "EmptyCommit", "LimitExceeded", "MissingExtra", "MissingObject", "NewerFormat", "NotARepository",
+        "PolicyError", "ReadOnly", "RefError", "RefExists", "RepositoryError", "SaveFailedError", "StorageError",
+        "UnknownRef", "UnsafeInput", "UnsupportedValue", "WeightsMismatch",
     ],
     "coral.filesystem": ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"],
     "coral.delta": [
