@@ -52,7 +52,8 @@ def tests(session: nox.Session, env: str) -> None:
     """Test each package with nothing but its own dependencies and pytest; `cross` has them all, and hypothesis."""
     if env == "cross":
         install(session, EVERYTHING, "pytest", "hypothesis")
-        session.run("pytest", "tests", *session.posargs)
+        # zstd is there in this environment alone: what needs it is skipped, and named, in coral-core's own
+        session.run("pytest", "tests", "packages/coral-core/tests/delta", *session.posargs)
     else:
         install(session, CLOSURE[env], "pytest")
         session.run("pytest", f"packages/{env}/tests", *session.posargs)

@@ -158,8 +158,8 @@ CODE_MUTANTS = (
     CodeMutant("the abandoned is not put back", ((Collector, "_put_back_abandoned", _nothing),), (_race("gc, gc"),)),
     CodeMutant("bases are not kept", ((_gc, "settle", _without_bases),), (_loss("a pruned keyframe"),)),
     CodeMutant("what frees is not made durable", ((Collector, "_make_durable", _nothing),), (_loss("fast pruning"), _loss("fast deletion"), _loss("upkeep after fast commits"))),
-    CodeMutant("no fsync of a trash", ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path.startswith("trash/"))),), (_race(REUSE, thin=4, states=4),)),
-    CodeMutant("no fsync of the folder of trashes", ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path == "trash")),), (_race(REUSE, thin=4, states=4),)),
+    CodeMutant("no fsync of a trash", ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path.startswith("trash/"))),), (_race(REUSE, thin=200, states=3),)),
+    CodeMutant("no fsync of the folder of trashes", ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path == "trash")),), (_race(REUSE, thin=200, states=3),)),
     CodeMutant("packs are not read back", ((_encoding, "_verify", _nothing),), (_rot,)),
     CodeMutant(
         "tags are not announced",

@@ -347,9 +347,6 @@ class MemoryReadFile:
         if data:
             memoryview(buffer).cast("B")[:] = data
 
-    def view(self, offset: int, size: int) -> np.ndarray | None:
-        return None
-
     def region(self, offset: int, size: int) -> np.ndarray | None:
         if offset % PAGE or offset + size > self.size or not size:
             return None

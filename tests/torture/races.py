@@ -77,14 +77,16 @@ class Race:
     mortal: bool = True
 
 
+EMA = Commit(3, prefix="ema.")
 GARBAGE = (*FORKED, DeleteBranch("dev"))
 
 RACES = (
-    Race("commit of what nothing leads to, gc", GARBAGE, ((Commit(3),), (Gc(),))),
-    Race("the same, warm", GARBAGE, ((Commit(3),), (Gc(),)), warm=True),
+    Race("commit of what nothing leads to, gc", GARBAGE, ((EMA,), (Gc(),))),
+    Race("the same, warm", GARBAGE, ((EMA,), (Gc(),)), warm=True),
+    Race("commit like one of a deleted branch, gc", GARBAGE, ((Commit(3),), (Gc(),))),
     Race("commit as one that died, gc", (*BORN, Killed(3)), ((Commit(3),), (Gc(),))),
-    Race("commit of what was pruned, prune", GROWN, ((Commit(2),), (Prune("main~2"),))),
-    Race("the same, warm and packed", (*GROWN, Repack()), ((Commit(2),), (Prune("main~2"),)), warm=True),
+    Race("commit of what was pruned, prune", GROWN, ((EMA,), (Prune("main~1"),))),
+    Race("the same, warm and packed", (*GROWN, Repack()), ((EMA,), (Prune("main~1"),)), warm=True),
     Race(
         "commit, commit and prune",
         GROWN,
@@ -107,7 +109,7 @@ RACES = (
     Race("repack, repack", GROWN, ((Repack(),), (Repack(),)), lease=False),
     Race("repack, repack, with a lease", GROWN, ((Repack(),), (Repack(),))),
     Race("repack in many packs, gc", GROWN, ((Repack(),), (Gc(),)), tight=True),
-    Race("commit, repack", GROWN, ((Commit(2),), (Repack(),)), warm=True),
+    Race("commit, repack", GROWN, ((EMA,), (Repack(),)), warm=True),
     Race("gc, gc", (*GARBAGE, Killed(5)), ((Gc(),), (Gc(),))),
     Race("prune, prune", GROWN, ((Prune("main~1"),), (Prune("main~2"),))),
     Race("load, gc", (*GROWN, Killed(5)), ((Load("main~1"),), (Prune("main~2"),))),
@@ -115,9 +117,9 @@ RACES = (
     Race("load, repack of a cold one", GROWN, ((Load("main~2"),), (Repack(),))),
     Race("tag, deletion and gc", FORKED, ((Tag("v1", "dev"),), (DeleteBranch("dev"), Gc())), mortal=False),
     Race("branch, deletion and gc", FORKED, ((Branch("new", "dev"),), (DeleteBranch("dev"), Gc())), mortal=False),
-    Race("commit of what nothing leads to, repack, gc", (*GROWN, Killed(5)), ((Commit(5),), (Repack(),), (Gc(),))),
+    Race("commit of what nothing leads to, repack, gc", (*GROWN, Killed(5)), ((Commit(5, prefix="ema."),), (Repack(),), (Gc(),))),
     Race("load, repack, gc", GROWN, ((Load("main~2"),), (Repack(),), (Prune("main~1"),)), warm=True),
-    Race("commit, gc, gc", GARBAGE, ((Commit(3),), (Gc(),), (Gc(),)), warm=True),
+    Race("commit, gc, gc", GARBAGE, ((EMA,), (Gc(),), (Gc(),)), warm=True),
 )
 
 QUIET = {"read_into", "region", "view", "close", "fsync", "fsync_file", "fsync_dir", "make_root", "create"}

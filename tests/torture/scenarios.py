@@ -34,7 +34,8 @@ class Init:
 class Commit:
     """Commit version `key` of the weights; `state` says whether with training state, `big` whether over 1 MiB.
 
-    Of one that was made, `later` is what a note has put in the place of its state, or may have put.
+    With a `prefix` to their names the parent has none of them, and they are looked for by their ids. Of one that was
+    made, `later` is what a note has put in the place of its state, or may have put.
     """
 
     key: int
@@ -42,6 +43,7 @@ class Commit:
     state: bool = True
     big: bool = False
     durability: Durability = "full"
+    prefix: str = ""
     later: int | None = None
 
     @property
@@ -221,9 +223,9 @@ SCENARIOS = (
 
 UPKEEP = (
     Scenario("repack, twice", GROWN, (Repack(), Commit(5), Repack(), Repack(aggressive=True))),
-    Scenario("prune, gc", GROWN, (Prune("main~2"), Gc(), Commit(2), Prune("HEAD~2"))),
+    Scenario("prune, gc", GROWN, (Prune("main~2"), Gc(), Commit(3, prefix="ema."), Prune("HEAD~2"))),
     Scenario("a pruned keyframe", (*GROWN, Repack()), (Prune("main~3"), Repack(), Commit(1), Repack())),
-    Scenario("gc of a deleted branch", FORKED, (DeleteBranch("dev"), Gc(), Commit(3))),
+    Scenario("gc of a deleted branch", FORKED, (DeleteBranch("dev"), Commit(3, prefix="ema."), Gc(), Commit(4))),
     Scenario("gc of what the dead left", (*BORN, Killed(3), Killed(4, midway=True)), (Gc(), Commit(3))),
 )
 
@@ -323,7 +325,7 @@ def weights(step: Commit) -> dict[str, WeightTensor]:
     if step.big:
         tensors["big.moving"] = WeightTensor(rng.standard_normal(270_001).astype(np.float32))
         tensors["big.frozen"] = WeightTensor(np.arange(140_001, dtype=np.float64))
-    return tensors
+    return {step.prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _slow(key: int) -> np.ndarray:
