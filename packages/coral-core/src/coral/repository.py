@@ -385,7 +385,7 @@ class Repository:
 
     def held(self) -> dict[str, str]:
         """The commits that cannot be pruned, each with what holds it: branches, tags, open runs."""
-        found = dict.fromkeys(needed(self._store.fs), "an open run")
+        found = dict.fromkeys(needed(self._store.fs, "run"), "an open run")
         found |= {commit: f"the tag {name}" for name, commit in self.tags().items()}
         return found | {commit: f"the branch {name}" for name, commit in self.branches().items()}
 

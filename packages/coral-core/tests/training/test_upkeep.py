@@ -16,6 +16,7 @@ import pytest
 
 from coral import Repository, WeightTensor
 from coral.errors import StorageError
+from coral.store import intent
 from coral.store._pack import RAW, read_directory
 from coral.training import CheckpointConfig, CheckpointManager, Snapshot, StepEnd, _upkeep
 
@@ -254,3 +255,14 @@ def _standing_back() -> tuple[int, int]:
 
     stand_back()
     return os.nice(0), os.sched_getscheduler(0)
+
+
+def test_what_a_repack_relies_on_is_pruned_all_the_same(
+    repo: Repository, begin: Callable[..., CheckpointManager]
+) -> None:
+    source = Walk(64 << 10)
+    manager = begin(source, keep_last_n_checkpoints=1)
+    train(manager, source, 1)
+    with intent(repo.store.fs, "repack", [repo.resolve()]):
+        train(manager, source, 2)
+    assert [commit.pruned for commit in repo.log()] == [False, True]

@@ -34,7 +34,8 @@ Progress = Callable[[int, int], None]
 _left: set[tuple[str, str]] = set()
 """(root, name) of leases that this process has given up, but could not remove."""
 
-_BATCH = 32 << 20  # bytes of tensors in a pack, unless one commit has more
+_BATCH = 4 << 20  # bytes of tensors in a pack, unless one commit has more
+_ENOUGH = 1 << 30  # bytes of tensors after which the copies that are stood for are freed
 
 
 @dataclass(slots=True)
@@ -66,6 +67,8 @@ def repack(
     is likely to find a nearer keyframe. Raises Conflict while another repack is at work.
     """
     store, done = collector.store, Repacked()
+    freed: list[Collected] = []
+    waiting = 0
     with collector.lock, _lease(store.fs):
         marks, settled = collector.survey()
         again = aggressive and config.codec == "auto"
@@ -79,9 +82,19 @@ def repack(
             done.raw_bytes += part.raw_bytes
             done.stored_bytes += part.stored_bytes
             finished += nbytes
+            waiting += nbytes
+            if patient or waiting >= _ENOUGH:  # so that whole copies and what stands for them are not all there at once
+                freed.append(collector.collect())
+                waiting = 0
             if progress is not None:
                 progress(finished, total)
-    done.freed = collector.collect()
+    freed.append(collector.collect())
+    done.freed = Collected(
+        packs_removed=sum(each.packs_removed for each in freed),
+        packs_written=sum(each.packs_written for each in freed),
+        bytes_freed=sum(each.bytes_freed for each in freed),
+        packs_restored=sum(each.packs_restored for each in freed),
+    )
     return done
 
 

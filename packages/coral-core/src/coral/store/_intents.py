@@ -87,6 +87,10 @@ def intents(fs: FileSystem) -> list[Intent]:
     return found
 
 
-def needed(fs: FileSystem) -> set[str]:
-    """The ids that running operations rely on: those of processes that are alive, or on another host and not old."""
-    return {id for intent in intents(fs) if intent.alive for id in intent.needs}
+def needed(fs: FileSystem, kind: str | None = None) -> set[str]:
+    """The ids that running operations, of a kind if one is given, rely on.
+
+    That is those of processes that are alive, or on another host and not old.
+    """
+    found = (intent for intent in intents(fs) if intent.alive and kind in (None, intent.kind))
+    return {id for intent in found for id in intent.needs}

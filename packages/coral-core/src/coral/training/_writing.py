@@ -69,7 +69,7 @@ class RunWriter:
         """
         pruned = 0
         branches = {tip for branch, tip in self.repo.branches().items() if branch != self.branch}
-        held = branches | set(self.repo.tags(by_hand=True).values()) | needed(self.repo.store.fs)
+        held = branches | set(self.repo.tags(by_hand=True).values()) | needed(self.repo.store.fs, "run")
         for step, commit in commits:
             if commit in held:
                 _log.info("%s: step %d is kept: a ref or an open run holds it", self.experiment, step)
