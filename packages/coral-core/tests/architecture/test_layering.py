@@ -14,7 +14,7 @@ import coral
 SOURCE = Path(coral.errors.__file__).parent
 
 FLOORS = [
-    {"coral._version", "coral.errors", "coral.training._events"},
+    {"coral._version", "coral._process", "coral.errors", "coral.training._events"},
     {"coral._digest", "coral._json", "coral.training._config"},
     {"coral.weights", "coral.filesystem", "coral.training._now", "coral.training._policy",
      "coral.training._policy_state", "coral.training._retention"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import stat
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_where_they_fail_it_is_done_here(
     path = tmp_path / "stand-in"
     path.write_text(f"#!/bin/sh\n{script.replace('cat >/dev/null', 'read a; read b')}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(_crew.sys, "executable", str(path))
+    monkeypatch.setattr(sys, "executable", str(path))
     assert repo.repack().commits == 4
     assert encoded(repo) > 0
     check(repo, versions)
@@ -103,7 +104,7 @@ def test_where_they_fail_it_is_done_here(
 def test_where_there_are_none_it_is_done_here(
     repo: Repository, versions: list[Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_crew.sys, "executable", "/there/is/no/such/python")
+    monkeypatch.setattr(sys, "executable", "/there/is/no/such/python")
     assert repo.repack().commits == 4
     check(repo, versions)
 

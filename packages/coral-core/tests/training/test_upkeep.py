@@ -86,7 +86,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         path = tmp_path / "stand-in"
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(_upkeep.sys, "executable", str(path))
+        monkeypatch.setattr(sys, "executable", str(path))
 
     return put
 
@@ -183,10 +183,15 @@ def test_where_it_fails_the_run_goes_on(
     assert "repacking in the background failed (3): no luck" in caplog.text
 
 
+@pytest.mark.parametrize("how", [("executable", "/there/is/no/such/python"), ("executable", ""), ("frozen", True)])
 def test_where_no_process_can_be_had_it_is_off(
-    begin: Callable[..., CheckpointManager], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    begin: Callable[..., CheckpointManager],
+    how: tuple[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(_upkeep.sys, "executable", "/there/is/no/such/python")
+    name, value = how
+    monkeypatch.setattr(sys, name, value, raising=False)
     source = Walk()
     manager = begin(source)
     with caplog.at_level(logging.INFO, "coral"):

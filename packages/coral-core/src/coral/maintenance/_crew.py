@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from typing import IO
 
 from coral import _json
 from coral._digest import alone, threads
+from coral._process import coral_command
 from coral.delta import DeltaConfig
 from coral.errors import CoralError, CorruptObject
 from coral.filesystem import LocalFileSystem
@@ -91,7 +91,7 @@ class _Crew:
             self._idle.put(process)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "coral", "encode", self._root]
+        command = coral_command("encode", self._root)
         env = {**os.environ, **_MEMORY}
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         self._all.append(process)

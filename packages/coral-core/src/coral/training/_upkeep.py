@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from coral._process import coral_command
 from coral.errors import CoralError
 from coral.filesystem import LocalFileSystem
 from coral.repository import Repository
@@ -71,11 +72,9 @@ class Upkeep:
             _log.warning("%s: what was pruned could not be freed: %s", self._repo.path, error)
 
     def _start(self) -> None:
-        # -P: nothing in the working folder is taken for coral
-        command = [sys.executable, "-P", "-m", "coral", "repack", "--auto", str(self._repo.path)]
         try:
             self._process = subprocess.Popen(
-                command,
+                coral_command("repack", "--auto", str(self._repo.path)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
