@@ -198,7 +198,7 @@ class Model:
             case "R" | "S" if actor.at in ("start", "publish"):
                 return (*self._repack(state, actor), None)
             case "P" if actor.at == "start":  # the note, and then it collects
-                return actor._replace(at="list"), state.packs, state.refs - {K}, None
+                return actor._replace(at=self._first()), state.packs, state.refs - {K}, None
             case _:
                 return self._collect(state, actor)
 
@@ -212,10 +212,9 @@ class Model:
                 settled, _ = settle(frozenset({X}), packs.union(*(other.mine for other in state.actors)))
                 chain = frozenset(settled.values()) if X in settled else NONE
                 mine = pack(commit) if chain else pack(commit, X)
-                return actor._replace(at="publish", todo=chain, packs=frozenset({mine} if rule.announce else ())), packs, refs
-            case "publish":
-                mine = pack(commit) if actor.todo else pack(commit, X)
-                return actor._replace(at="announce" if actor.todo else "ref"), packs | {mine}, refs
+                announced = frozenset({mine}) if rule.announce else NONE
+                at = "announce" if chain else "ref"
+                return actor._replace(at=at, todo=chain, packs=announced), packs | {mine}, refs
             case "announce":
                 return actor._replace(at="verify", needs=frozenset({X} if rule.intent else ())), packs, refs
             case "verify":
@@ -239,11 +238,11 @@ class Model:
             readable = state.packs.union(*(other.mine for other in state.actors))
             wanted = {of, base} <= leads_to(state.refs)
             if not wanted or settle(frozenset({of, base}), readable)[1]:
-                return actor._replace(at="list"), state.packs, state.refs
+                return actor._replace(at=self._first()), state.packs, state.refs
             needs = frozenset({base}) if self.protocol.intent else NOTHING
             packs = frozenset({new}) if self.protocol.announce else NONE
             return actor._replace(at="publish", needs=needs, packs=packs), state.packs, state.refs
-        return actor._replace(at="list", needs=NOTHING, packs=NONE), state.packs | {new}, state.refs
+        return actor._replace(at=self._first(), needs=NOTHING, packs=NONE), state.packs | {new}, state.refs
 
     # -- a collection
 
@@ -254,18 +253,16 @@ class Model:
         if not rule.order:
             first, second = second, first
         match actor.at:
-            case "start":
+            case "start":  # what is abandoned is put back
                 left = [other for other in state.actors if other.mine and (other.over or not rule.own_trash)]
                 if rule.abandoned and left and rule.own_trash:
                     other = left[0]
                     return actor, packs | other.mine, refs, other._replace(mine=NONE)
-                return actor._replace(at="list"), packs, refs, None
-            case "list" | "again list":
-                return actor._replace(at=first, look=Look(candidates=packs)), packs, refs, None
+                return actor._replace(at=first), packs, refs, None
             case "intents" | "again intents":
                 needed = NOTHING.union(*(other.needs for other in state.actors))
                 announced = NONE.union(*(other.packs for other in state.actors))
-                look = look._replace(needed=needed, announced=announced)
+                look = look._replace(candidates=NONE if again else packs, needed=needed, announced=announced)
                 return actor._replace(at=second if first == actor.at else f"{prefix}settle", look=look), packs, refs, None
             case "refs" | "again refs":
                 look = look._replace(alive=leads_to(refs))
@@ -279,23 +276,27 @@ class Model:
                     copy for old in actor.todo for copy in old if settled.get(copy[0]) == old
                 )
                 new = frozenset({moved}) if moved else NONE
-                return actor._replace(at="link", packs=new if rule.announce else NONE, todo=actor.todo - new), packs | new, refs, None
+                after = actor._replace(at="link", packs=new if rule.announce else NONE, todo=actor.todo - new, look=Look())
+                return after, packs | new, refs, None
             case "link":
                 taken = actor.todo & packs if rule.taken else actor.todo
                 return actor._replace(at="unlink", mine=actor.mine | (actor.todo & packs), todo=taken), packs, refs, None
             case "unlink":
-                at = "again list" if rule.remark else "remove"
+                at = self._first("again ") if rule.remark else "remove"
                 return actor._replace(at=at, tries=0, todo=NONE), packs - actor.todo, refs, None
             case "again settle":
                 return self._restore(state, actor)
             case "back":
-                return actor._replace(at="again list", mine=actor.mine - actor.todo, todo=NONE), packs | actor.todo, refs, None
+                return actor._replace(at=self._first("again "), mine=actor.mine - actor.todo, todo=NONE), packs | actor.todo, refs, None
             case _:
                 over = actor._replace(at=None, mine=NONE, packs=NONE, look=Look(), todo=NONE, tries=0)
                 if not rule.own_trash:
                     other = next((o for o in state.actors if o.mine and o.number != actor.number), None)
                     return over, packs, refs, other and other._replace(mine=NONE)
                 return over, packs, refs, None
+
+    def _first(self, prefix: str = "") -> str:
+        return prefix + ("intents" if self.protocol.order else "refs")
 
     def _settled(self, ids: Names, packs: Packs) -> tuple[dict[str, Pack], Names]:
         settled, lost = settle(ids, packs)
@@ -306,7 +307,7 @@ class Model:
         settled, lost = self._settled(look.alive | look.needed, packs)
         if lost and actor.tries < 2:
             back = self._recalled(state, lost)
-            return actor._replace(at="list", tries=actor.tries + 1, look=Look()), packs | back, refs, None
+            return actor._replace(at=self._first(), tries=actor.tries + 1, look=Look()), packs | back, refs, None
         if lost & look.alive:
             return actor._replace(at="refused"), packs, refs, None
         used = {(id, where) for id, where in settled.items()}
@@ -316,8 +317,9 @@ class Model:
         )  # fmt: skip
         if not go:
             return actor._replace(at="remove", look=Look(), tries=0), packs, refs, None
-        look = look._replace(candidates=packs)
-        return actor._replace(at="move", todo=go, look=look, tries=0), packs, refs, None
+        if any(p in go for _, p in used):
+            return actor._replace(at="move", todo=go, look=look._replace(candidates=packs), tries=0), packs, refs, None
+        return actor._replace(at="link", todo=go, look=Look(), tries=0), packs, refs, None
 
     def _recalled(self, state: State, lost: Names) -> Packs:
         if not self.protocol.recall:
@@ -337,7 +339,7 @@ class Model:
         if lost & look.alive and self.protocol.put_back:
             if actor.tries < 2:
                 back = self._recalled(state, lost)
-                return actor._replace(at="again list", tries=actor.tries + 1, look=Look()), packs | back, refs, None
+                return actor._replace(at=self._first("again "), tries=actor.tries + 1, look=Look()), packs | back, refs, None
             return actor._replace(at="refused"), packs | actor.mine, refs, None
         return actor._replace(at="remove", look=Look(), tries=0), packs, refs, None
 
@@ -355,15 +357,15 @@ def _with(state: State, number: int, after: tuple[Actor, Packs, Names, Actor | N
 
 
 def _same(state: State) -> State:
-    """The same state for all in which like actors have changed places; a writer's number tells its commit apart."""
-    free = [n for n, actor in enumerate(state.actors) if actor.kind != "W"]
+    """The same state for all in which collections have changed places."""
+    free = [n for n, actor in enumerate(state.actors) if actor.kind == "G"]
     if len(free) < 2:
         return state
-    order = sorted((state.actors[n] for n in free), key=lambda a: (a.kind, str(a.at), hash(a._replace(number=0))))
-    numbers = {}
+    actors = list(state.actors)
+    order = sorted((actors[n] for n in free), key=lambda actor: (str(actor.at), hash(actor[3:])))
     for n, actor in zip(free, order, strict=True):
-        numbers[n] = actor._replace(number=n)
-    return state._replace(actors=tuple(numbers.get(n, actor) for n, actor in enumerate(state.actors)))
+        actors[n] = actor._replace(number=n)
+    return state._replace(actors=tuple(actors))
 
 
 APART, TOGETHER = frozenset({pack(X), pack(K)}), frozenset({pack(X, K)})

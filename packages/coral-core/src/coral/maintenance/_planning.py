@@ -42,6 +42,9 @@ class _Place:
     keyframe: bool = False  # others are differences from it
     chosen: bool = False  # as a keyframe, just now
     followed: bool = False  # by another keyframe
+    due: bool = False  # a keyframe that is to be encoded now
+    root: _Place | None = None  # the keyframe that it may be a difference from; none: it stands alone
+    since: int = 0  # keyframes since the one that stands alone
     packed: bool = False  # stored as differences already
     key: _Place | None = None  # the last keyframe up to here
     distance: int = 0  # from it
@@ -78,15 +81,15 @@ def plan(
     line = _line(marks, marker, settled)
     _let_go_of_pruned(line, marks, settled)
     _choose_keyframes(line, config.group_size)
+    _find_roots(line, settled, marks, config.group_size, again=again)
     keyframes, members = [], []
     for place in line.places.values():
         tensors = tuple(id for id in place.own if id not in marks.whole and id in settled)
         if not tensors:
             continue
         if place.keyframe:
-            if again or place.chosen or (not place.followed and any(settled[id].codec == RAW for id in tensors)):
-                before = _key_before(place, line)
-                keyframes.append(Job(place.commit, True, before.commit if before else None, tensors))
+            if place.due:
+                keyframes.append(Job(place.commit, True, place.root.commit if place.root else None, tensors))
         elif place.key is not None and (again or not place.packed):
             near = place.key
             if place.after is not None and place.after[1] < place.distance:
@@ -160,14 +163,24 @@ def _choose_keyframes(line: _Line, group_size: int) -> None:
                 back, distance = back.before, distance + 1
 
 
-def _key_before(place: _Place, line: _Line) -> _Place | None:
-    """The keyframe before a keyframe; for the first of a line, the last one of any that has most shapes like it."""
-    if place.before is not None:
-        return place.before.key
-    earlier = []
-    for other in line.places.values():
-        if other is place:
-            break
-        if other.keyframe:
-            earlier.append(other)
-    return earlier[-1] if earlier else None
+def _find_roots(line: _Line, settled: Mapping[str, Copy], marks: Marks, group_size: int, *, again: bool) -> None:
+    """Which keyframes stand alone, and which may be differences from the one of these before them.
+
+    So that no difference is ever from more than one other: what is about to be encoded against something is nothing
+    that a keyframe is encoded against.
+    """
+    last: _Place | None = None  # of any line
+    for place in line.places.values():
+        if not place.keyframe:
+            continue
+        tensors = [id for id in place.own if id not in marks.whole and id in settled]
+        raw = any(settled[id].codec == RAW for id in tensors)
+        place.due = again or place.chosen or (not place.followed and raw)
+        before = place.before.key if place.before is not None else last
+        root = before and (before.root or before)
+        alone = all(settled[id].base is None for id in place.own if id in settled)
+        if root is None or before is None or (alone and (not place.due or before.since + 1 >= group_size)):
+            place.root, place.since = None, 0
+        else:
+            place.root, place.since = root, before.since + 1
+        last = place
