@@ -1,4 +1,4 @@
-"""T2 for what T1 cannot see in a trace: coral with a step of a protocol taken out of its code. A fault test must notice.
+"""T2 for what no trace shows: coral with a step of a protocol taken out of its code. A fault test must notice.
 
 Each is a few attributes replaced while the tests run that should find it: races (T9), scenarios (T1), or deaths and
 retries before a loss of power.
@@ -15,9 +15,8 @@ from typing import Any
 import power_loss
 import process_death
 import races
-from memory import MemoryFileSystem, Op
+from memory import MemoryFileSystem
 from mutants import Verdict
-from oracle import Violation, check
 from power_loss import Tally
 from scenarios import FAST, GROWN, SINGLE, UPKEEP, Repack, Scenario, build, do, limits
 
@@ -152,21 +151,37 @@ CODE_MUTANTS = (
         ((Store, "open_pack", _only_in_packs), (Copies, "_in_trash", lambda self, id: [])),
         (_race(REUSE),),
     ),
-    CodeMutant("only known packs in the trash are read", ((Copies, "_in_trash", lambda self, id: []),), (_race(REUSE),)),
-    CodeMutant("one trash for all", ((_gc._Trash, "__init__", _init_shared),), (_race("commit, gc, gc"), _race("gc, gc"))),
+    CodeMutant(
+        "only known packs in the trash are read", ((Copies, "_in_trash", lambda self, id: []),), (_race(REUSE),)
+    ),
+    CodeMutant(
+        "one trash for all", ((_gc._Trash, "__init__", _init_shared),), (_race("commit, gc, gc"), _race("gc, gc"))
+    ),
     CodeMutant("nothing is recalled from others", ((Collector, "_recall", _nothing),), (_race("commit, gc, gc"),)),
     CodeMutant("the abandoned is not put back", ((Collector, "_put_back_abandoned", _nothing),), (_race("gc, gc"),)),
     CodeMutant("bases are not kept", ((_gc, "settle", _without_bases),), (_loss("a pruned keyframe"),)),
-    CodeMutant("what frees is not made durable", ((Collector, "_make_durable", _nothing),), (_loss("fast pruning"), _loss("fast deletion"), _loss("upkeep after fast commits"))),
-    CodeMutant("no fsync of a trash", ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path.startswith("trash/"))),), (_race(REUSE, thin=200, states=3),)),
-    CodeMutant("no fsync of the folder of trashes", ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path == "trash")),), (_race(REUSE, thin=200, states=3),)),
+    CodeMutant(
+        "what frees is not made durable",
+        ((Collector, "_make_durable", _nothing),),
+        (_loss("fast pruning"), _loss("fast deletion"), _loss("upkeep after fast commits")),
+    ),
+    CodeMutant(
+        "no fsync of a trash",
+        ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path.startswith("trash/"))),),
+        (_race(REUSE, thin=200, states=3),),
+    ),
+    CodeMutant(
+        "no fsync of the folder of trashes",
+        ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path == "trash")),),
+        (_race(REUSE, thin=200, states=3),),
+    ),
     CodeMutant("packs are not read back", ((_encoding, "_verify", _nothing),), (_rot,)),
     CodeMutant(
         "tags are not announced",
         ((repository, "intent", lambda *_: nullcontext(_Mute())),),
         (_race("tag, deletion and gc", thin=3),),
     ),
-)  # fmt: skip
+)
 
 
 @contextmanager

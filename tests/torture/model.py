@@ -1,9 +1,9 @@
 """T9: the protocol of writers, repacks and garbage collections as a model, all of whose states are looked at.
 
 Two tensors X and K, stored whole or as differences from each other, in packs of several objects. Writers reuse X, which
-nothing leads to at first, or only something that is about to be pruned. Everybody may die between any two steps. In every
-state, whatever refs lead to must be readable, from packs or from a trash; and once all is quiet, a last collection must
-find it in packs. Nobody may be told that something is missing.
+nothing leads to at first, or only something that is about to be pruned. Everybody may die between any two steps. In
+every state, whatever refs lead to must be readable, from packs or from a trash; and once all is quiet, a last
+collection must find it in packs. Nobody may be told that something is missing.
 
 `python tests/torture/model.py [--full]` prints how many states there are, and the shortest way to lose something once a
 step of the protocol is taken out.
@@ -103,7 +103,9 @@ def settle(ids: Names, packs: Packs) -> tuple[dict[str, Pack], Names]:
 
 @lru_cache(maxsize=1 << 16)
 def _settle(ids: Names, packs: Packs) -> tuple[dict[str, Pack], Names]:
-    copies = sorted(((c, p) for p in packs for c in p), key=lambda found: (found[0][1] is None, str(sorted(found[1], key=str))))
+    copies = sorted(
+        ((c, p) for p in packs for c in p), key=lambda found: (found[0][1] is None, str(sorted(found[1], key=str)))
+    )
     settled: dict[str, Pack] = {}
 
     def find(id: str, path: tuple[str, ...]) -> bool:
@@ -173,7 +175,9 @@ class Model:
         if any(actor.at == "refused" for actor in state.actors):
             return "a collection was told that something is missing"
         if all(actor.over for actor in state.actors):
-            put_back = state.packs.union(*(actor.mine for actor in state.actors)) if self.protocol.abandoned else state.packs
+            put_back = (
+                state.packs.union(*(actor.mine for actor in state.actors)) if self.protocol.abandoned else state.packs
+            )
             if lost := settle(wanted, put_back)[1]:
                 return f"{', '.join(sorted(lost))} is in no pack once all is quiet"
         return ""
@@ -263,31 +267,51 @@ class Model:
                 needed = NOTHING.union(*(other.needs for other in state.actors))
                 announced = NONE.union(*(other.packs for other in state.actors))
                 look = look._replace(candidates=NONE if again else packs, needed=needed, announced=announced)
-                return actor._replace(at=second if first == actor.at else f"{prefix}settle", look=look), packs, refs, None
+                return (
+                    actor._replace(at=second if first == actor.at else f"{prefix}settle", look=look),
+                    packs,
+                    refs,
+                    None,
+                )
             case "refs" | "again refs":
                 look = look._replace(alive=leads_to(refs))
-                return actor._replace(at=second if first == actor.at else f"{prefix}settle", look=look), packs, refs, None
+                return (
+                    actor._replace(at=second if first == actor.at else f"{prefix}settle", look=look),
+                    packs,
+                    refs,
+                    None,
+                )
             case "settle":
                 return self._plan(state, actor)
             case "move":
                 # what lives in packs that go is written anew, in the form that it has
                 settled, _ = self._settled(look.alive | look.needed, look.candidates)
-                moved = frozenset(
-                    copy for old in actor.todo for copy in old if settled.get(copy[0]) == old
-                )
+                moved = frozenset(copy for old in actor.todo for copy in old if settled.get(copy[0]) == old)
                 new = frozenset({moved}) if moved else NONE
-                after = actor._replace(at="link", packs=new if rule.announce else NONE, todo=actor.todo - new, look=Look())
+                after = actor._replace(
+                    at="link", packs=new if rule.announce else NONE, todo=actor.todo - new, look=Look()
+                )
                 return after, packs | new, refs, None
             case "link":
                 taken = actor.todo & packs if rule.taken else actor.todo
-                return actor._replace(at="unlink", mine=actor.mine | (actor.todo & packs), todo=taken), packs, refs, None
+                return (
+                    actor._replace(at="unlink", mine=actor.mine | (actor.todo & packs), todo=taken),
+                    packs,
+                    refs,
+                    None,
+                )
             case "unlink":
                 at = self._first("again ") if rule.remark else "remove"
                 return actor._replace(at=at, tries=0, todo=NONE), packs - actor.todo, refs, None
             case "again settle":
                 return self._restore(state, actor)
             case "back":
-                return actor._replace(at=self._first("again "), mine=actor.mine - actor.todo, todo=NONE), packs | actor.todo, refs, None
+                return (
+                    actor._replace(at=self._first("again "), mine=actor.mine - actor.todo, todo=NONE),
+                    packs | actor.todo,
+                    refs,
+                    None,
+                )
             case _:
                 over = actor._replace(at=None, mine=NONE, packs=NONE, look=Look(), todo=NONE, tries=0)
                 if not rule.own_trash:
@@ -312,9 +336,8 @@ class Model:
             return actor._replace(at="refused"), packs, refs, None
         used = {(id, where) for id, where in settled.items()}
         go = frozenset(
-            p for p in look.candidates & packs
-            if p not in look.announced and any((of, p) not in used for of, _ in p)
-        )  # fmt: skip
+            p for p in look.candidates & packs if p not in look.announced and any((of, p) not in used for of, _ in p)
+        )
         if not go:
             return actor._replace(at="remove", look=Look(), tries=0), packs, refs, None
         if any(p in go for _, p in used):
@@ -331,15 +354,19 @@ class Model:
         packs, refs, look = state.packs, state.refs, actor.look
         _, lost = self._settled(look.alive | look.needed, packs)
         living = frozenset(
-            p for p in actor.mine
-            if any(of in lost for of, _ in p) or (self.protocol.again and p in look.announced)
-        )  # fmt: skip
+            p for p in actor.mine if any(of in lost for of, _ in p) or (self.protocol.again and p in look.announced)
+        )
         if living and self.protocol.put_back:
             return actor._replace(at="back", todo=living, look=Look()), packs, refs, None
         if lost & look.alive and self.protocol.put_back:
             if actor.tries < 2:
                 back = self._recalled(state, lost)
-                return actor._replace(at=self._first("again "), tries=actor.tries + 1, look=Look()), packs | back, refs, None
+                return (
+                    actor._replace(at=self._first("again "), tries=actor.tries + 1, look=Look()),
+                    packs | back,
+                    refs,
+                    None,
+                )
             return actor._replace(at="refused"), packs | actor.mine, refs, None
         return actor._replace(at="remove", look=Look(), tries=0), packs, refs, None
 
@@ -427,13 +454,19 @@ def main() -> int:
         began = time.perf_counter()
         model = Model(Protocol(), setting).explore(track=setting in SETTINGS)
         failed = failed or bool(model.problem)
-        print(f"{setting.name:45} {model.states:9,} states {time.perf_counter() - began:7.1f} s  {model.problem or 'nothing found'}")
+        print(
+            f"{setting.name:45} {model.states:9,} states {time.perf_counter() - began:7.1f} s  "
+            f"{model.problem or 'nothing found'}"
+        )
         if model.problem:
             print("   ", "; ".join(model.path))
     for name, protocol in MUTANTS.items():
         found = killed(protocol)
         failed = failed or found is None
-        print(f"{'killed' if found else 'SURVIVED':8} {name}: " + (f"{found.setting.name}: {found.problem}" if found else ""))
+        print(
+            f"{'killed' if found else 'SURVIVED':8} {name}: "
+            + (f"{found.setting.name}: {found.problem}" if found else "")
+        )
         if found:
             print("   ", "; ".join(found.path))
     return 1 if failed else 0

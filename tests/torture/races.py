@@ -28,7 +28,6 @@ from scenarios import (
     Commit,
     DeleteBranch,
     Gc,
-    Init,
     Killed,
     Prune,
     Repack,
@@ -46,7 +45,6 @@ from coral import Repository
 from coral.errors import CommitInUse, CommitPruned, Conflict, UnknownRef
 from coral.filesystem import Origin
 from coral.maintenance import _repack
-from coral.objects import Note
 from coral.store import _refs
 
 
@@ -117,7 +115,11 @@ RACES = (
     Race("load, repack of a cold one", GROWN, ((Load("main~2"),), (Repack(),))),
     Race("tag, deletion and gc", FORKED, ((Tag("v1", "dev"),), (DeleteBranch("dev"), Gc())), mortal=False),
     Race("branch, deletion and gc", FORKED, ((Branch("new", "dev"),), (DeleteBranch("dev"), Gc())), mortal=False),
-    Race("commit of what nothing leads to, repack, gc", (*GROWN, Killed(5)), ((Commit(5, prefix="ema."),), (Repack(),), (Gc(),))),
+    Race(
+        "commit of what nothing leads to, repack, gc",
+        (*GROWN, Killed(5)),
+        ((Commit(5, prefix="ema."),), (Repack(),), (Gc(),)),
+    ),
     Race("load, repack, gc", GROWN, ((Load("main~2"),), (Repack(),), (Prune("main~1"),)), warm=True),
     Race("commit, gc, gc", GARBAGE, ((EMA,), (Gc(),), (Gc(),)), warm=True),
 )

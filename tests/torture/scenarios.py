@@ -12,14 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from memory import MemoryFileSystem
+from seam import Call, Seam
 
 from coral import Repository, WeightTensor, _digest
 from coral.delta import Choice, DeltaConfig, choose
 from coral.filesystem import FileSystem
 from coral.maintenance import Collected, _bases, _gc, _repack
 from coral.store import Durability, _index, _pack, _refs
-from memory import MemoryFileSystem
-from seam import Call, Seam
 
 CONFIG = DeltaConfig(min_size=64, group_size=3, entropy="deflate")
 """For tensors as tiny as those here to become differences at all."""

@@ -123,9 +123,6 @@ class _Read:
     def read_into(self, buffer: Any, offset: int) -> None:
         self._around(Call("read_into", self._path, lambda: self._inner.read_into(buffer, offset)))
 
-    def view(self, offset: int, size: int) -> Any:
-        return self._around(Call("view", self._path, lambda: self._inner.view(offset, size)))
-
     def region(self, offset: int, size: int) -> Any:
         return self._around(Call("region", self._path, lambda: self._inner.region(offset, size)))
 
