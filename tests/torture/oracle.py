@@ -71,7 +71,8 @@ def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository |
         repo = _open(fs, world)
         if repo is not None:
             _refs(repo, world, step)
-            _commits(fs, repo, world, step)
+            gone = isinstance(step, DeleteBranch) and step.name not in repo.branches()
+            _commits(fs, repo, world.after(step, None) if step and gone else world, step)
             _log(fs, repo, world, step)
             everything = _fingerprint(fs, "format", "packs", "index", "notes", "refs", "trash")
             if everything not in _checked:

@@ -102,6 +102,8 @@ RACES = (
         ((Annotate("main", 3),), (Gc(),)),
     ),
     Race("later state of what is pruned", (*GROWN, Prune("main~1")), ((Annotate("main~1", 3),), (Gc(),))),
+    Race("deletion, gc", FORKED, ((DeleteBranch("dev"),), (Gc(),))),
+    Race("prune, gc", GROWN, ((Prune("main~1"),), (Gc(),))),
     Race("repack, gc", (*GROWN, Killed(5)), ((Repack(),), (Gc(),))),
     Race("repack, prune", (*GROWN, Repack(), Commit(5)), ((Repack(),), (Prune("main~4"),))),
     Race("repack, repack", GROWN, ((Repack(),), (Repack(),)), lease=False),
@@ -124,8 +126,9 @@ RACES = (
     Race("commit, gc, gc", GARBAGE, ((EMA,), (Gc(),), (Gc(),)), warm=True),
 )
 
-QUIET = {"read_into", "region", "view", "close", "fsync", "fsync_file", "fsync_dir", "make_root", "create"}
-"""Calls that no other process can tell from none, or (create) not before the next one."""
+QUIET = {"read_into", "region", "view", "close", "fsync", "fsync_file", "make_root", "create"}
+"""Calls that no other process can tell from none, or (create) not before the next one. What syncs a folder is none of
+these: where the power goes out, it matters whether that came before what others did."""
 
 
 def visible(call: Call) -> bool:
