@@ -69,15 +69,20 @@ def _without_empty_folders(tree: Tree) -> Tree:
 
 
 def states(
-    recording: Recording, model: str, cap: int, seed: int, trace: Iterable[Op] | None = None
+    recording: Recording, model: str, cap: int, seed: int, trace: Iterable[Op] | None = None, thin: int = 1
 ) -> Iterator[tuple[int, int, Tree]]:
-    """(operations done, steps acknowledged, what the disk holds) for each state, all of them different."""
+    """(operations done, steps acknowledged, what the disk holds) for each state, all of them different.
+
+    `thin`: only after every so manieth operation.
+    """
     journal, acknowledged = Journal(recording.start, model), 0
     seen: set[object] = set()
     for done, op in enumerate(recording.trace if trace is None else trace, 1):
         journal.apply(op)
         if op.kind == "mark":
             acknowledged = op.inode
+        if (done + seed) % thin:
+            continue
         rng = random.Random(f"{seed} {recording.scenario.name} {model} {done}")
         for plan in journal.plans(rng, cap):
             tree, signature = journal.state(plan)
@@ -106,6 +111,7 @@ def run(
     models: tuple[str, ...] = MODELS,
     edit: Callable[[Recording], list[Op]] | None = None,
     stop: int = 5,
+    thin: int = 1,
 ) -> Tally:
     """Try the states of a scenario; stop after so many violations.
 
@@ -113,7 +119,7 @@ def run(
     """
     began, tally = time.perf_counter(), Tally()
     with limits(scenario):
-        _run(tally, scenario, cap, seed, models, edit, stop)
+        _run(tally, scenario, cap, seed, models, edit, stop, thin)
     tally.seconds = time.perf_counter() - began
     return tally
 
@@ -126,13 +132,14 @@ def _run(
     models: tuple[str, ...],
     edit: Callable[[Recording], list[Op]] | None,
     stop: int,
+    thin: int,
 ) -> None:
     recording = record(scenario)
     trace, same = edit(recording) if edit else None, 0
     if trace is not None:  # what comes before the first change is known to be good
         same = next((i for i, (a, b) in enumerate(zip(trace, recording.trace, strict=False)) if a != b), len(trace))
     for model in models:
-        for number, (done, acknowledged, tree) in enumerate(states(recording, model, cap, seed, trace)):
+        for number, (done, acknowledged, tree) in enumerate(states(recording, model, cap, seed, trace, thin)):
             if done <= same:
                 continue
             tally.cases += 1

@@ -111,8 +111,8 @@ def moments(kinds: list[str], *, every: bool = True) -> list[tuple[int, str]]:
     return found if every else [found[0], *((n, m) for n, m in found if m != "before" and kinds[n] in CHANGES)]
 
 
-def run(scenario: Scenario, *, every: bool = True) -> Tally:
-    """Die at each moment of the one step of a scenario, in real processes on a real filesystem."""
+def run(scenario: Scenario, *, every: bool = True, thin: int = 1) -> Tally:
+    """Die at each moment of the one step of a scenario, or one in `thin`, in real processes on a real filesystem."""
     began, tally = time.perf_counter(), Tally()
     folder = scratch()
     try:
@@ -121,7 +121,7 @@ def run(scenario: Scenario, *, every: bool = True) -> Tally:
         world: World = _must(lambda: build(LocalFileSystem(base), scenario.before))
         shutil.copytree(base, folder / "count")
         kinds = _must(lambda: count_operations(LocalFileSystem(folder / "count"), scenario))
-        for number, (at, moment) in enumerate(moments(kinds, every=every)):
+        for number, (at, moment) in enumerate(moments(kinds, every=every)[::thin]):
             here = folder / str(number)
             shutil.copytree(base, here)
             fs = LocalFileSystem(here)
@@ -166,23 +166,23 @@ class _Grave:
             raise
 
 
-def run_then_power_loss(scenario: Scenario, *, cap: int, seed: int = 0, every: bool = True) -> Tally:
+def run_then_power_loss(scenario: Scenario, *, cap: int, seed: int = 0, every: bool = True, thin: int = 1) -> Tally:
     """The process dies at each moment, another one does the step again and is told it is done: then the power goes.
 
     What the dead process had not synced is still in the page cache, and looks to its successor as if it were on disk.
     """
     began, tally = time.perf_counter(), Tally()
     with limits(scenario):
-        _redo(tally, scenario, cap, seed, every)
+        _redo(tally, scenario, cap, seed, every, thin)
     tally.seconds = time.perf_counter() - began
     return tally
 
 
-def _redo(tally: Tally, scenario: Scenario, cap: int, seed: int, every: bool) -> None:
+def _redo(tally: Tally, scenario: Scenario, cap: int, seed: int, every: bool, thin: int) -> None:
     base = MemoryFileSystem()
     world = build(base, scenario.before)
     kinds = count_operations(base.copy(), scenario)
-    for at, moment in moments(kinds, every=every):
+    for at, moment in moments(kinds, every=every)[seed % thin :: thin]:
         fs = base.copy()
         with suppress(Died):
             do(_Grave(dying(fs, at, moment, _die)).seam, scenario.steps[0])

@@ -1,4 +1,4 @@
-"""Run the fault tests: `python tests/torture/run.py [--full | --nightly] [--seed N] [--jobs N] [T1 T2 T3 T5]`.
+"""Run the fault tests: `python tests/torture/run.py [--full | --nightly] [--seed N] [--jobs N] [T1 T2 T3 T5 T9]`.
 
 Prints what was tried and what was found. Exits with 1 on a violation, a mutant that survived, or fewer cases than the
 floor. "0 found in N" is all that it says: not that nothing can be lost.
@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import code_mutants
 import io_errors
+import model
 import mutants
 import power_loss
 import process_death
+import races
 from power_loss import Tally
-from scenarios import FAST, SCENARIOS, SINGLE, TIGHT, UPKEEP, sagas
+from scenarios import FAST, HEAVY, SCENARIOS, SINGLE, TIGHT, UPKEEP, sagas
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +50,41 @@ class Size:
     limits: int  # values of RLIMIT_FSIZE
     pages: int
     every: bool  # T3: at moments between which nothing is changed, too
+    heavy: int  # of the cases of upkeep, one in so many
+    slow: bool  # mutants that take long to be found, and large models
+    races: dict[str, int]  # options of races.run
     floors: dict[str, int]
 
 
 T1, T1_FAST, T1_TIGHT = "T1 power loss", "T1 power loss, not synced", "T1 power loss, folding"
 T1_REDONE = "T1 death, retry, power loss"
-T2, T3 = "T2 mutants killed", "T3 process death"
+T2, T2_CODE, T2_MODEL = "T2 mutants killed", "T2 mutants of the code killed", "T2 mutants of the model killed"
+T3 = "T3 process death"
+T9, T9_MODEL = "T9 interleavings", "T9 states of the model"
 T5, T5_LIMIT, T5_DISK = "T5 I/O errors", "T5 RLIMIT_FSIZE", "T5 full tmpfs"
 
 BOUNDED = Size(
-    cap=6, sagas=1, fast_cap=3, redone_cap=1, mutant_cap=20, afterwards=1, thin=12, limits=5, pages=5, every=False,
-    floors={T1: 1_500, T1_FAST: 300, T1_TIGHT: 300, T1_REDONE: 150, T2: 12, T3: 150, T5: 300, T5_LIMIT: 25},
+    cap=3, sagas=1, fast_cap=2, redone_cap=1, mutant_cap=20, afterwards=1, thin=12, limits=5, pages=5, every=False,
+    heavy=20, slow=False, races={"sparse": 240, "thin": 20_000, "shuffles": 1},
+    floors={
+        T1: 1_000, T1_FAST: 200, T1_TIGHT: 150, T1_REDONE: 150, T2: 12, T2_CODE: 6, T2_MODEL: 12, T3: 150, T5: 300,
+        T5_LIMIT: 25, T9: 60, T9_MODEL: 40_000,
+    },
 )  # fmt: skip
 FULL = Size(
-    cap=40, sagas=50, fast_cap=30, redone_cap=6, mutant_cap=60, afterwards=3, thin=1, limits=40, pages=24, every=True,
-    floors={T1: 100_000, T1_FAST: 3_000, T1_TIGHT: 3_000, T1_REDONE: 2_000, T2: 12, T3: 500, T5: 2_500, T5_LIMIT: 80},
+    cap=40, sagas=50, fast_cap=20, redone_cap=6, mutant_cap=60, afterwards=3, thin=1, limits=40, pages=24, every=True,
+    heavy=4, slow=True, races={"sparse": 2, "thin": 2000, "shuffles": 20},
+    floors={
+        T1: 100_000, T1_FAST: 3_000, T1_TIGHT: 3_000, T1_REDONE: 2_000, T2: 12, T2_CODE: 16, T2_MODEL: 12, T3: 500,
+        T5: 2_500, T5_LIMIT: 80, T9: 3_000, T9_MODEL: 3_000_000,
+    },
 )  # fmt: skip
 NIGHTLY = Size(
     cap=100, sagas=300, fast_cap=800, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
-    every=True,
+    every=True, heavy=1, slow=True, races={"sparse": 1, "thin": 100, "shuffles": 300, "states": 4},
     floors={
-        T1: 1_000_000, T1_FAST: 30_000, T1_TIGHT: 30_000, T1_REDONE: 15_000, T2: 12, T3: 500, T5: 2_500, T5_LIMIT: 800
+        T1: 1_000_000, T1_FAST: 30_000, T1_TIGHT: 30_000, T1_REDONE: 15_000, T2: 12, T2_CODE: 16, T2_MODEL: 12,
+        T3: 500, T5: 2_500, T5_LIMIT: 800, T9: 30_000, T9_MODEL: 3_000_000,
     },
 )  # fmt: skip
 
@@ -76,10 +93,12 @@ def tasks(size: Size, seed: int) -> list[Task]:
     """Everything there is to do, the longest first."""
     todo: list[Task] = []
     for scenario in [*SCENARIOS, *UPKEEP, *sagas(seed, size.sagas)]:
-        cap = size.cap // 3 if "MiB" in scenario.name else size.cap
-        todo.append(Task(T1, power_loss.run, (scenario,), {"cap": cap, "seed": seed}))
+        cap = size.cap // 3 if "MiB" in scenario.name or scenario in UPKEEP else size.cap
+        options = {"cap": cap, "seed": seed, "thin": 1 if size.slow or scenario not in UPKEEP else 3}
+        todo.append(Task(T1, power_loss.run, (scenario,), options))
     for row, scenarios in ((T1_FAST, FAST), (T1_TIGHT, TIGHT)):
-        todo += [Task(row, power_loss.run, (s,), {"cap": size.fast_cap, "seed": seed}) for s in scenarios]
+        options = {"cap": size.fast_cap, "seed": seed, "thin": 1 if size.slow else 3}
+        todo += [Task(row, power_loss.run, (s,), options) for s in scenarios]
     for scenario in SINGLE:
         whole = size.every or scenario.name == "second commit"
         if size.every or "big" not in scenario.name:
@@ -90,8 +109,42 @@ def tasks(size: Size, seed: int) -> list[Task]:
         todo.append(Task(T5, io_errors.run, (scenario,), options | {"thin": 1} if whole else options))
         sizes = tuple(sorted({int(4000 * (i / size.limits) ** 2) for i in range(size.limits)}))
         todo.append(Task(T5_LIMIT, io_errors.run_limit, (scenario,), {"sizes": sizes}))
+    todo += _upkeep(size, seed)
     todo += [Task(T2, mutants.run, (m.name,), {"cap": size.mutant_cap, "seed": seed}) for m in mutants.MUTANTS]
+    todo += [Task(T2_CODE, code_mutants.run, (m.name,), {}) for m in code_mutants.CODE_MUTANTS if m.quick or size.slow]
+    todo += [Task(T2_MODEL, _model_mutant, (name,), {}) for name in model.MUTANTS]
     return [*todo, Task(T5_DISK, io_errors.run_full_disk, (), {"pages": size.pages})]
+
+
+def _upkeep(size: Size, seed: int) -> list[Task]:
+    """What takes long to do again, thinned out; and races, and the model of them."""
+    todo = []
+    for scenario in HEAVY:
+        if size.slow or scenario.name in ("repack", "gc"):
+            todo.append(Task(T3, process_death.run, (scenario,), {"every": False, "thin": size.heavy}))
+            options = {"cap": size.redone_cap, "seed": seed, "every": False, "thin": size.heavy}
+            todo.append(Task(T1_REDONE, process_death.run_then_power_loss, (scenario,), options))
+        options = {"thin": size.thin * size.heavy, "lasting": size.every, "afterwards": size.afterwards, "seed": seed}
+        todo.append(Task(T5, io_errors.run, (scenario,), options))
+        sizes = tuple(sorted({int(4000 * (i / size.limits) ** 2) for i in range(0, size.limits, size.heavy)}))
+        todo.append(Task(T5_LIMIT, io_errors.run_limit, (scenario,), {"sizes": sizes}))
+    todo += [Task(T9, races.run, (race,), {"seed": seed, **size.races}) for race in races.RACES]
+    settings = [*(model.LARGE if size.slow else ()), *model.SETTINGS]
+    return [Task(T9_MODEL, _model, (setting,), {}) for setting in settings] + todo
+
+
+def _model(setting: model.Setting) -> Tally:
+    began = time.perf_counter()
+    found = model.Model(model.Protocol(), setting).explore(track=setting in model.SETTINGS)
+    problems = [f"{setting.name}: {found.problem}: {'; '.join(found.path)}"] if found.problem else []
+    return Tally(found.states, problems, time.perf_counter() - began)
+
+
+def _model_mutant(name: str) -> mutants.Verdict:
+    began = time.perf_counter()
+    found = model.killed(model.MUTANTS[name])
+    why = f"{found.setting.name}: {found.problem}" if found else ""
+    return mutants.Verdict(f"model: {name}", why, found.states if found else 0, time.perf_counter() - began)
 
 
 def do(task: Task) -> tuple[Task, Any]:
@@ -105,6 +158,7 @@ def run(size: Size, seed: int, only: Iterable[str] = (), jobs: int | None = None
     todo = [task for task in tasks(size, seed) if not names or task.row.split()[0] in names]
     rows: dict[str, Tally] = {}
     remarks = []
+    os.environ.setdefault("PYTHONHASHSEED", str(seed))  # so that packs are met in the same order again
     # spawned, not forked: they fork themselves, and must have no threads then
     with multiprocessing.get_context("spawn").Pool(jobs or min(8, os.cpu_count() or 1)) as pool:
         for task, result in pool.imap_unordered(do, todo):
@@ -142,7 +196,7 @@ def table(rows: dict[str, Tally], seed: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "only", nargs="*", choices=["T1", "T2", "T3", "T5", []], help="which of them; all if none is named"
+        "only", nargs="*", choices=["T1", "T2", "T3", "T5", "T9", []], help="which of them; all if none is named"
     )
     parser.add_argument("--full", action="store_true", help="what CI claims: 100,000 states of a power loss")
     parser.add_argument("--nightly", action="store_true", help="ten times as much")

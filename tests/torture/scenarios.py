@@ -262,14 +262,18 @@ SINGLE = (
     Scenario("tag", BORN, (Tag("v1"),)),
     Scenario("checkout", (*BORN, Branch("dev")), (Checkout("dev"),)),
     Scenario("big commit", (Init(), Commit(1, big=True)), (Commit(2, big=True),)),
+    Scenario("delete branch", FORKED, (DeleteBranch("dev"),)),
+)
+"""One scenario for each operation, for faults that are tried at every single step of it."""
+
+HEAVY = (
     Scenario("repack", GROWN, (Repack(),)),
     Scenario("another repack", (*GROWN, Repack(), Commit(5)), (Repack(),)),
     Scenario("prune", GROWN, (Prune("main~1"),)),
     Scenario("repack without a keyframe", (*GROWN, Repack(), Prune("main~3")), (Repack(),)),
     Scenario("gc", (*FORKED, DeleteBranch("dev"), Killed(5), Killed(6, midway=True)), (Gc(),)),
-    Scenario("delete branch", FORKED, (DeleteBranch("dev"),)),
 )
-"""One scenario for each operation, for faults that are tried at every single step of it."""
+"""The same for upkeep, which takes ten times the steps and ten times as long to do again."""
 
 
 def sagas(seed: int, count: int) -> list[Scenario]:

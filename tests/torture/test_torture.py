@@ -6,13 +6,17 @@ import mutants
 import pytest
 import run
 from memory import MemoryFileSystem
+from model import SETTINGS, Model, Protocol, Setting
 from mutants import Names
 from power_loss import record
+from races import RACES, Race, lengths
 from run import BOUNDED, short, table, tasks
-from scenarios import BORN, Commit, Scenario, weights
+from scenarios import BORN, HEAVY, UPKEEP, Commit, Repack, Scenario, build, do, limits, weights
+
+from coral.store._pack import read_directory
 
 
-@pytest.mark.parametrize("name", ["T1", "T2", "T3", "T5"])
+@pytest.mark.parametrize("name", ["T1", "T2", "T3", "T5", "T9"])
 def test_the_store_survives(name: str) -> None:
     rows, remarks = run.run(BOUNDED, seed=0, only=[name], jobs=2)
     print("\n" + table(rows, 0), *remarks, sep="\n")
@@ -29,6 +33,36 @@ def test_every_row_has_a_floor_or_may_be_impossible() -> None:
 
 def test_there_are_enough_mutants() -> None:
     assert len({mutant.name for mutant in mutants.MUTANTS}) >= 12
+
+
+def test_there_are_differences_where_there_should_be() -> None:
+    for scenario in (*UPKEEP, *HEAVY):
+        if any(isinstance(step, Repack) for step in (*scenario.before, *scenario.steps)):
+            with limits(scenario):
+                fs = MemoryFileSystem()
+                for step in (*scenario.before, *scenario.steps):
+                    do(fs, step)
+                    if isinstance(step, Repack):
+                        assert differences(fs), f"{scenario.name}, {step}"
+
+
+def differences(fs: MemoryFileSystem) -> list[str]:
+    """The tensors that some pack holds as a difference from another."""
+    names = [name.removesuffix(".pack") for name in fs.list("packs")]
+    return [entry.id for name in names for entry in read_directory(fs, name).entries() if entry.base]
+
+
+@pytest.mark.parametrize("race", RACES, ids=lambda race: race.name)
+def test_the_parties_of_a_race_do_meet(race: Race) -> None:
+    with limits(Scenario("", (), (), tight=race.tight)):
+        fs = MemoryFileSystem()
+        sizes = lengths(race, fs, build(fs, race.before))
+    assert min(sizes) > 5
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_everything_in_the_model_can_happen(setting: Setting) -> None:
+    assert Model(Protocol(), setting).explore().states > 50
 
 
 @pytest.mark.parametrize("big", [False, True])

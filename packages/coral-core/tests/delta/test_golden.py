@@ -44,7 +44,7 @@ def case(codec: str, width: int) -> tuple[Any, Any]:
         base.append(
             (0b0111 << width - 4 | large << width - 6 | a >> 6 & mask >> (7 if codec == "planes" else 6)) & mask
         )
-        step = b % (5 + (2 - large) * (3 if codec == "grouped" else 40)) - 2
+        step = b % (5 + (2 - large) * (3 if codec == "grouped" else 20)) - 2
         step = b & mask if place % 60 == 7 else step
         block.append(base[-1] if codec == "same" else base[-1] + step & mask)
     dtype = f"<u{width // 8}"

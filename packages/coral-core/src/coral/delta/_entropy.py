@@ -31,7 +31,7 @@ class Deflate:
 
     id: ClassVar[int] = 1
     name: ClassVar[str] = "deflate"
-    effort: ClassVar[float] = 0.8
+    effort: ClassVar[float] = 2.5
     """The bits that coding one more byte has to save, to be worth its time."""
 
     MAX_LEVEL: ClassVar[int] = 9

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from coral._digest import Bytes
 from coral.delta._bits import Bits, scratch
-from coral.delta._planes import rotated
 
 _SHARE = 16
 """A group has at least one in so many of the block's elements ..."""
@@ -45,9 +44,9 @@ def order(base: Bits) -> tuple[NDArray[np.intp], list[slice]]:
 
 
 def _keys(base: Bits) -> Bytes:
-    """The top byte of each element rotated to the left by one: a float32's exponent, or a bfloat16's."""
-    turned = rotated(base, scratch("rotated", base.size, base.dtype))
-    turned >>= base.dtype.type(base.dtype.itemsize * 8 - 8)
+    """The eight bits below the top one of each element: a float32's exponent, or a bfloat16's."""
+    turned = scratch("turned", base.size, base.dtype)
+    np.right_shift(base, base.dtype.type(max(0, base.dtype.itemsize * 8 - 9)), out=turned)
     keys: Bytes = scratch("keys", base.size, np.uint8)
     np.copyto(keys, turned, casting="unsafe")
     return keys

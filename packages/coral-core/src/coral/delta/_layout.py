@@ -63,16 +63,18 @@ def estimate(differences: Bits, effort: float = 0.0) -> tuple[float, Layout]:
     sample = np.ascontiguousarray(strided(differences))
     lengths = _lengths(sample)
     median = int(np.searchsorted(np.cumsum(np.bincount(lengths)), sample.size / 2))
-    costs = {layout: _cost(sample, lengths, layout) for layout in _worth_a_try(median, bits)}
+    costs = {layout: _cost(sample, lengths, layout) for layout in _worth_a_try(median, bits, effort)}
     best = min(costs, key=lambda layout: costs[layout] + effort * layout.width / 8)
     return costs[best], best
 
 
-def _worth_a_try(median: int, bits: int) -> list[Layout]:
+def _worth_a_try(median: int, bits: int, effort: float) -> list[Layout]:
     """Layouts for differences of that median length; shifts are multiples of 4 where they can be: those are fast."""
     if median > 8:
-        wide = (median - 4) // 4 * 4
-        return [Layout(wide, 8), Layout(min(median - 1, bits - 1), 4)]
+        found = [Layout((median - 3) // 4 * 4, 8), Layout((median - 3) // 8 * 8 + 8, 8)]
+        if effort > 1:
+            found += [Layout(median - 1, 4), Layout((median + 2) // 4 * 4, 4)]
+        return [layout for layout in found if layout.shift < bits]
     few = [Layout(shift, 8) for shift in range(1, median - 4)]  # where many differences are just beyond a byte
     return [Layout(0, width) for width in WIDTHS] + few
 

@@ -15,6 +15,8 @@ from coral.delta._layout import WIDTHS, Layout
 from coral.delta._symbols import marked, pack, packed_size, room, unpack
 from coral.errors import CorruptObject
 
+_FEW = 64
+
 
 def write(differences: Bits, layout: Layout, entropy: Entropy) -> list[Data]:
     """The parts of a packed run, some of them in scratch that the next run uses. `differences` is overwritten."""
@@ -31,6 +33,7 @@ def write(differences: Bits, layout: Layout, entropy: Entropy) -> list[Data]:
     symbols[escaped] = layout.cap
     return [
         bytes(layout),
+        escaped.size.to_bytes(4, "little"),
         *_streams.write(pack(symbols, width, "packed"), entropy),
         *_write_escapes(np.take(high, escaped), layout, entropy),
         *_write_low(differences, shift),
@@ -44,19 +47,22 @@ def read(cursor: Cursor, out: Bits, entropy: Entropy) -> None:
     shift, width = layout
     if width not in WIDTHS or shift >= dtype.itemsize * 8:
         raise CorruptObject(f"symbols of {width} bits above {shift} bits are no layout for {dtype.name}")
+    escapes = cursor.u32()
     packed = _streams.read(cursor, packed_size(size, width), entropy)
     symbols = unpack(packed, width, "symbols")[:size]
-    marks = room(size, 1, "marks")
-    np.equal(symbols, np.uint8(layout.cap), out=marks[:size].view(np.bool_))
-    escaped = marked(marks, size)
     high = scratch("unbiased", size, np.uint8)
     np.subtract(symbols, np.uint8(layout.bias), out=high)
     signed = out.view(f"<i{dtype.itemsize}")
     signed[:] = high.view(np.int8)
     if shift:
-        signed <<= signed.dtype.type(shift)
-    if escaped.size:
-        out[escaped] = _read_escapes(cursor, escaped.size, entropy, dtype) << dtype.type(shift)
+        np.left_shift(out, dtype.type(shift), out=out)
+    if escapes:
+        marks = room(size, 1, "marks")
+        np.equal(symbols, np.uint8(layout.cap), out=marks[:size].view(np.bool_))
+        escaped = marked(marks, size)
+        if escaped.size != escapes:
+            raise CorruptObject(f"{escaped.size} symbols stand for differences beyond them, not {escapes}")
+        out[escaped] = _read_escapes(cursor, escapes, entropy, dtype) << dtype.type(shift)
     _read_low(cursor, out, shift)
 
 
@@ -65,9 +71,10 @@ def _bias(layout: Layout, dtype: np.dtype[Any]) -> Any:
 
 
 def _write_escapes(high: Bits, layout: Layout, entropy: Entropy) -> list[Data]:
-    """The high parts that are no symbols: their distances from 0 in zigzag, in byte planes, the lowest first."""
-    if not high.size:
-        return []
+    """The high parts that are no symbols: their distances from 0 in zigzag, in byte planes, the lowest first.
+
+    A few are stored as they are.
+    """
     dtype = high.dtype
     width = dtype.itemsize
     high <<= dtype.type(layout.shift)
@@ -75,6 +82,8 @@ def _write_escapes(high: Bits, layout: Layout, entropy: Entropy) -> list[Data]:
     signed = high.view(f"<i{width}")
     signed >>= layout.shift
     zigzag = (signed << 1) ^ (signed >> (width * 8 - 1))
+    if high.size <= _FEW:
+        return [zigzag]
     rows = zigzag.view(np.uint8).reshape(-1, width)
     parts: list[Data] = []
     for place in range(width):
@@ -85,8 +94,11 @@ def _write_escapes(high: Bits, layout: Layout, entropy: Entropy) -> list[Data]:
 def _read_escapes(cursor: Cursor, size: int, entropy: Entropy, dtype: np.dtype[Any]) -> Bits:
     zigzag: Bits = np.empty(size, dtype)
     rows = zigzag.view(np.uint8).reshape(-1, dtype.itemsize)
-    for place in range(dtype.itemsize):
-        rows[:, place] = _streams.read(cursor, size, entropy)
+    if size <= _FEW:
+        zigzag[:] = np.frombuffer(cursor.take(zigzag.nbytes), dtype)
+    else:
+        for place in range(dtype.itemsize):
+            rows[:, place] = _streams.read(cursor, size, entropy)
     one = dtype.type(1)
     sign = np.negative((zigzag & one).view(f"<i{dtype.itemsize}")).view(dtype)
     zigzag >>= one

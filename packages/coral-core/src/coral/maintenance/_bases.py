@@ -29,8 +29,12 @@ class Encoding:
     choice: Choice
 
     def pays(self, stored: int) -> bool:
-        """Whether the tensor becomes at least 2 % shorter than it is stored now."""
-        return self.choice.codec.code != RAW and self.choice.ratio * self.source.entry.nbytes < 0.98 * stored
+        """Whether the tensor becomes at least 2 % shorter than it is stored now, and is not encoded so already."""
+        codec, now = self.choice.codec, self.source.entry
+        base = self.base.entry.id if self.base else None
+        if codec.code == RAW or (codec.code, codec.params, base) == (now.codec, now.params, now.base):
+            return False
+        return self.choice.ratio * now.nbytes < 0.98 * stored
 
 
 @dataclass(slots=True)

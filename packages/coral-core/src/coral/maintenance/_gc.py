@@ -217,14 +217,18 @@ class Collector:
         packs = {copy.pack for copy in settled.values()}
         self.store.sync_packs({pack: self.inventory.unsynced(pack) for pack in packs})
         fs.fsync_dir("packs")  # who gave one its name may have died before it did so
-        for folder in marks.unsynced_notes:
-            for name in fs.list(folder):
-                fs.fsync_file(f"{folder}/{name}")
-            fs.fsync_dir(folder)
-        if marks.unsynced_notes:
+        pruned = [c.id for c in marks.commits if c.pruned and c.tree in self.inventory.copies]  # not freed long ago
+        for id in pruned:
+            if id in marks.unsynced_notes:
+                for name in fs.list(f"notes/{id}"):
+                    fs.fsync_file(f"notes/{id}/{name}")
+            fs.fsync_dir(f"notes/{id}")
+        if pruned:
             fs.fsync_dir("notes")
         for folder in marks.unsynced_refs:
             _refs.ensure_durable(fs, folder)
+        for folder in marks.refs:  # who gave an entry its name may have died before it was durable
+            fs.fsync_dir(folder)
 
     def _move(self, plan: _Plan, operation: Operation) -> Iterator[Directory]:
         """Write what lives in packs that go into new ones; the settled copies, in the form that they have."""

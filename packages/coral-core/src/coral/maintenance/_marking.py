@@ -24,7 +24,8 @@ class Marks:
     packs: set[str] = field(default_factory=set)  # being published, by name
     maybe: set[str] = field(default_factory=set)  # what operations alone rely on: it may have gone before they did
     unsynced_refs: list[str] = field(default_factory=list)  # folders of refs whose newest entry is not durable
-    unsynced_notes: list[str] = field(default_factory=list)  # folders of notes that say "pruned" and are not durable
+    refs: list[str] = field(default_factory=list)  # folders of all refs
+    unsynced_notes: set[str] = field(default_factory=set)  # commits whose note that they are pruned is not durable
 
     def __contains__(self, id: str) -> bool:
         return id in self.tensors or id in self.objects
@@ -44,6 +45,7 @@ class Marker:
         self._pruned: dict[str, Commit] = {}  # with notes: nothing that comes later matters
         self._states: dict[str, set[str]] = {}  # the states that a commit, or a note on it, names
         self._tensors: dict[tuple[str, str], tuple[str, ...]] = {}  # (kind, id of tree or state) -> tensors
+        self._unsynced: set[str] = set()  # pruned commits with a note that is not durable
         self._ids: dict[str, str] = {}  # one str for each id, however many trees name it
 
     def mark(self) -> Marks:
@@ -51,12 +53,12 @@ class Marker:
 
         Intents are read before refs: what an operation withdraws from its intent, a ref leads to by then.
         """
-        marks = Marks()
+        marks = Marks(unsynced_notes=self._unsynced)
         needed = {id for intent in intents(self._store.fs) if intent.alive for id in intent.needs}
         tips = list(self._tips(marks))
         heads = {commit for kind, commit in tips if kind == "heads"}
         marks.packs = needed  # ids among them are no names of packs
-        for commit in self._history(marks, (commit for _, commit in tips)):
+        for commit in self._history((commit for _, commit in tips)):
             marks.commits.append(commit)
             marks.objects[commit.id] = "commit"
             if not commit.pruned:
@@ -83,7 +85,7 @@ class Marker:
             case "tree" | "state" as kind:
                 self._mark_part(extra, kind, id)
             case "commit":
-                for commit in self._history(marks, [id], marks.objects.keys() | extra.objects.keys()):
+                for commit in self._history([id], marks.objects.keys() | extra.objects.keys()):
                     if not commit.pruned:
                         for part in self._parts(commit):
                             self._mark_part(extra, *part)
@@ -107,6 +109,7 @@ class Marker:
                 entry = _refs.read(fs, folder)
                 if entry is not None and not entry.synced:
                     marks.unsynced_refs.append(folder)
+                marks.refs.append(folder)
                 if entry is not None and entry.value is not None and folder != _refs.HEAD:
                     if not is_id(entry.value):
                         raise CorruptObject(f"{folder} names {entry.value[:80]!r}, which is no commit", path=folder)
@@ -117,14 +120,14 @@ class Marker:
             found = copies.known(id) or next(copies.all(id), None)
             return found.entry.kind if found else None
 
-    def _history(self, marks: Marks, start: Iterable[str], known: Iterable[str] = ()) -> Iterator[Commit]:
+    def _history(self, start: Iterable[str], known: Iterable[str] = ()) -> Iterator[Commit]:
         """The commits that these lead to and that are not known, each once, parents before children."""
         begun = set(known)
         stack = [(id, False) for id in start]
         while stack:
             id, ready = stack.pop()
             if ready:
-                yield self._commit(marks, id)
+                yield self._commit(id)
             elif id not in begun:
                 begun.add(id)
                 stack.append((id, True))
@@ -136,13 +139,14 @@ class Marker:
             found = self._read[id] = decode_commit(self._store.read_object("commit", id), id)
         return found
 
-    def _commit(self, marks: Marks, id: str) -> Commit:
+    def _commit(self, id: str) -> Commit:
         if id in self._pruned:
             return self._pruned[id]
         notes = self._store.read_notes(id)
         commit = self._read[id].annotated(notes)
         self._states[id] = {state for state in (self._read[id].state, *(note.state for note in notes)) if state}
-        marks.unsynced_notes += [f"notes/{id}" for note in notes if note.pruned and not note.synced]
+        if any(note.pruned and not note.synced for note in notes):
+            self._unsynced.add(id)
         if commit.pruned:
             self._pruned[id] = commit
             del self._read[id]

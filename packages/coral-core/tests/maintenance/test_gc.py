@@ -1,0 +1,391 @@
+"""gc, prune and stats: what nothing needs goes, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coral import Repository
+from coral.delta import DeltaConfig
+from coral.errors import CommitInUse, CommitPruned, ConfigError, CorruptObject, MissingObject, StorageError
+from coral.filesystem import FileSystem, LocalFileSystem
+from coral.store import intent
+from coral.store._files import nonce, seal, tag_of
+from coral.store._pack import Entry, path_of
+
+Grow = Callable[..., list[str]]
+Restores = Callable[[dict[str, int]], None]
+CONFIG = DeltaConfig(entropy="deflate", min_size=0)
+
+
+def packs(folder: Path) -> dict[str, int]:
+    return {path.stem: path.stat().st_size for path in (folder / "packs").iterdir()}
+
+
+def dead_pid(start: Callable[..., subprocess.Popen[str]]) -> int:
+    process = start("")
+    process.communicate()
+    return process.pid
+
+
+# ---- what goes
+
+
+def test_there_is_nothing_to_collect(repo: Repository, grow: Grow, folder: Path, unchanged: Callable[[], None]) -> None:
+    assert repo.gc().bytes_freed == 0
+    grow(1, 2)
+    unchanged()
+    assert repo.gc().packs_removed == 0
+    unchanged()
+
+
+def test_a_deleted_branch(repo: Repository, grow: Grow, folder: Path, restores: Restores) -> None:
+    one, two = grow(1, 2)
+    before = packs(folder)
+    grow(3, 4, branch="dev")
+    added = sum(packs(folder).values()) - sum(before.values())
+    repo.delete_branch("dev")
+    assert repo.stats().reclaimable_bytes == added
+    done = repo.gc()
+    assert (done.packs_removed, done.packs_written, done.bytes_freed) == (2, 0, added)
+    assert packs(folder) == before
+    assert os.listdir(folder / "trash") == []
+    restores({one: 1, two: 2})
+
+
+def test_commits_that_another_branch_leads_to_stay(repo: Repository, grow: Grow, restores: Restores) -> None:
+    grow(1)
+    three, four = grow(3, 4, branch="dev")
+    repo.tag("kept", three)
+    repo.delete_branch("dev")
+    assert repo.gc().packs_removed == 1
+    restores({three: 3})
+    with pytest.raises(LookupError):
+        repo.load(four)
+
+
+def test_what_a_commit_that_failed_left(
+    repo: Repository, fs: FileSystem, grow: Grow, folder: Path, around: Callable[..., FileSystem]
+) -> None:
+    grow(1)
+    before = packs(folder)
+
+    def broken(kind: str, path: str) -> None:
+        if kind == "link" and path.startswith("refs/heads"):
+            raise OSError(errno.EIO, "no", path)
+
+    with pytest.raises(StorageError):
+        Repository(around(fs, broken)).commit({"x": np.arange(9000.0)})
+    assert len(packs(folder)) == 2
+    assert repo.gc().packs_removed == 1
+    assert packs(folder) == before
+
+
+def test_what_dead_processes_left_and_not_what_living_ones_have(
+    repo: Repository, fs: LocalFileSystem, folder: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    living, here = start("import sys; sys.stdin.read()"), fs.origin()
+    try:
+        kept = {}
+        for pid in (dead_pid(start), living.pid, here.pid):
+            origin = here._replace(pid=pid)
+            tmp, announced = folder / "tmp" / f"{nonce()}-{tag_of(origin)}", folder / "intents" / nonce()
+            tmp.write_bytes(b"half a pack")
+            content = f'{{"host":"{here.host}","boot":"{here.boot}","pid":{pid},"kind":"commit","needs":[]}}'
+            announced.write_bytes(seal(content.encode()))
+            kept[pid] = {tmp, announced}
+        (folder / "tmp" / "of another kind").write_bytes(b"")
+        dead, *others = kept.values()
+        repo.gc()
+        assert not any(path.exists() for path in dead)
+        assert all(path.exists() for paths in others for path in paths)
+        assert (folder / "tmp" / "of another kind").exists()
+    finally:
+        living.communicate("")
+
+
+def test_what_another_boot_left(repo: Repository, fs: LocalFileSystem, folder: Path) -> None:
+    earlier = fs.origin()._replace(boot="earlier")
+    tmp = folder / "tmp" / f"{nonce()}-{tag_of(earlier)}"
+    tmp.write_bytes(b"")
+    repo.gc()
+    assert not tmp.exists()
+
+
+def test_packs_of_which_only_a_part_lives_are_written_anew(
+    repo: Repository, grow: Grow, folder: Path, restores: Restores, entries: Callable[[Path], dict[str, list[Entry]]]
+) -> None:
+    one, two = grow(1, 2)
+    repo.prune(one)
+    found = entries(folder)
+    assert {id for id, entry in repo.tree(two).items()} == {"weight", "bias", "frozen", "n"}
+    assert repo.tree(two)["frozen"].id in found  # came with the first commit, and is in the second
+    assert all(len(copies) == 1 for copies in found.values())
+    assert repo.stats().reclaimable_bytes == 0
+    restores({two: 2})
+
+
+def test_many_small_packs_are_put_together(repo: Repository, grow: Grow, folder: Path, restores: Restores) -> None:
+    commits = dict(zip(grow(*range(20)), range(20), strict=True))
+    assert len(packs(folder)) == 20
+    done = repo.gc()
+    assert (done.packs_removed, done.packs_written) == (20, 1)
+    assert len(packs(folder)) == 1
+    restores(commits)
+    assert repo.gc().packs_removed == 0
+
+
+# ---- what stays, and for how long
+
+
+def test_grace_is_for_what_nothing_ever_led_to(repo: Repository, fs: FileSystem, grow: Grow, folder: Path) -> None:
+    grow(1)
+    before = packs(folder)
+    grow(2, branch="dev")
+    repo.delete_branch("dev")
+    assert repo.gc(grace=1000).packs_removed == 0
+    (new,) = packs(folder).keys() - before.keys()
+    an_hour_ago = (folder / "packs" / f"{new}.pack").stat().st_mtime - 3600
+    os.utime(folder / "packs" / f"{new}.pack", (an_hour_ago, an_hour_ago))
+    assert repo.gc(grace=7200).packs_removed == 0
+    assert repo.gc(grace=1000).packs_removed == 1
+    assert packs(folder) == before
+
+
+def test_what_was_pruned_has_no_grace(repo: Repository, grow: Grow) -> None:
+    one, _ = grow(1, 2)
+    repo.annotate(one, pruned=True)
+    done = repo.gc(grace=1e9)
+    assert done.packs_removed == 1
+    assert done.bytes_freed > 100_000
+
+
+def test_a_filesystem_that_others_share_has_a_grace_of_days(
+    repo: Repository, grow: Grow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(1)
+    grow(2, branch="dev")
+    repo.delete_branch("dev")
+    monkeypatch.setattr(LocalFileSystem, "shared", lambda self: True)
+    assert repo.gc().packs_removed == 0
+    assert repo.gc(grace=0).packs_removed == 1
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan"), True, "1"])
+def test_a_grace_that_cannot_be(repo: Repository, grace: object) -> None:
+    with pytest.raises(ConfigError, match="grace"):
+        repo.gc(grace=grace)  # type: ignore[arg-type]
+
+
+def test_what_an_open_run_relies_on_stays(repo: Repository, fs: FileSystem, grow: Grow, restores: Restores) -> None:
+    grow(1)
+    (three,) = grow(3, branch="dev")
+    with intent(fs, "run", [three]):
+        repo.delete_branch("dev")
+        assert repo.gc().packs_removed == 0
+        restores({three: 3})
+    assert repo.gc().packs_removed == 1
+
+
+def test_a_reader_goes_on_reading(
+    repo: Repository, grow: Grow, version: Callable[..., object], folder: Path, assert_bits: Callable[..., None]
+) -> None:
+    grow(1)
+    (three,) = grow(3, branch="dev")
+    tensors = Repository(folder).load(three)
+    repo.delete_branch("dev")
+    assert repo.gc().packs_removed == 1
+    assert_bits(tensors, version(3))
+
+
+def test_somebody_relies_on_what_was_pruned_and_freed_before(repo: Repository, fs: FileSystem, grow: Grow) -> None:
+    one, _ = grow(1, 2)
+    repo.prune(one)
+    grow(3, branch="dev")
+    repo.delete_branch("dev")
+    with intent(fs, "commit", [one, "ab" * 32]):
+        assert repo.gc().packs_removed == 1
+        assert repo.stats().commits == 2
+
+
+# ---- refusals
+
+
+def damage_ref(folder: Path) -> None:
+    newest = max((folder / "refs/heads/main").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1])
+
+
+def damage_pack(folder: Path) -> None:
+    largest = max((folder / "packs").iterdir(), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+
+
+def lose_a_tip(folder: Path) -> None:
+    repo = Repository(folder)
+    with repo.store.copies() as copies:
+        (folder / path_of(next(copies.all(repo.resolve())).pack.name)).unlink()
+
+
+def ref_to_nothing(folder: Path) -> None:
+    fs = LocalFileSystem(folder)
+    Repository(fs).store.move_ref("refs/heads/odd", "cd" * 32, after=None, why="test")
+
+
+@pytest.mark.parametrize("damage", [damage_ref, damage_pack, lose_a_tip, ref_to_nothing])
+@pytest.mark.parametrize("operation", ["gc", "prune", "repack", "stats"])
+def test_nothing_is_deleted_where_something_is_missing(
+    repo: Repository, grow: Grow, folder: Path, damage: Callable[[Path], None], operation: str,
+    files_of: Callable[[Path], dict[str, bytes]],
+) -> None:  # fmt: skip
+    _, two, _ = grow(1, 2, 3)
+    grow(4, branch="dev")
+    repo.delete_branch("dev")  # there would be something to collect
+    damage(folder)
+    before = files_of(folder / "packs")
+    again = Repository(folder, durability="fast")
+    doing: dict[str, Callable[[], object]] = {
+        "gc": again.gc,
+        "prune": lambda: again.prune(two),
+        "repack": lambda: again.repack(config=CONFIG),
+        "stats": again.stats,
+    }
+    with pytest.raises(CorruptObject) as raised:
+        doing[operation]()
+    if damage in (lose_a_tip, damage_pack, ref_to_nothing):
+        assert isinstance(raised.value, MissingObject)
+    assert files_of(folder / "packs") == before
+    assert os.listdir(folder / "intents") == os.listdir(folder / "trash") == []
+
+
+# ---- prune
+
+
+def test_a_pruned_commit(repo: Repository, grow: Grow, folder: Path, restores: Restores) -> None:
+    one, two, three = grow(1, 2, 3)
+    done = repo.prune(["HEAD~1", one])
+    assert done.bytes_freed > 200_000
+    again = Repository(folder)
+    assert [(commit.id, commit.pruned) for commit in again.log()] == [(three, False), (two, True), (one, True)]
+    for ref in (one, two):
+        for read in (again.load, again.load_state, again.tree):
+            with pytest.raises(CommitPruned):
+                read(ref)
+    restores({three: 3})
+    assert again.prune(one).packs_removed == 0  # once more
+    assert again.diff(three, three).identical
+
+
+def test_a_commit_that_is_needed_is_not_pruned(
+    repo: Repository, fs: FileSystem, grow: Grow, restores: Restores
+) -> None:
+    zero, one, two, three, four = grow(0, 1, 2, 3, 4)
+    repo.tag("t", two)
+    repo.branch("b", three)
+    with intent(fs, "run", [one]):
+        for ref, why in ((four, "the branch main"), ("t", "the tag t"), ("b", "the branch b"), (one, "an open run")):
+            with pytest.raises(CommitInUse, match=why) as raised:
+                repo.prune([zero, ref])
+            assert raised.value.ref == ref
+    assert not any(commit.pruned for commit in repo.log())
+    restores({zero: 0, one: 1, two: 2, three: 3, four: 4})
+
+
+def test_a_pruned_keyframe_stays_while_something_is_a_difference_from_it(
+    repo: Repository, grow: Grow, folder: Path, restores: Restores
+) -> None:
+    one, two, three, four = grow(1, 2, 3, 4)
+    repo.repack(config=CONFIG)
+    whole = repo.stats()
+    assert whole.base_bytes == 0
+    repo.prune(one)
+    stats = repo.stats()
+    assert 50_000 < stats.base_bytes < 130_000
+    restores({two: 2, three: 3, four: 4})
+    repo.prune([two, three])
+    assert repo.stats().base_bytes == 0
+    assert repo.stats().stored_bytes < stats.stored_bytes - 50_000
+    restores({four: 4})
+
+
+# ---- what collections left that died
+
+
+def test_trash_of_the_dead_is_read_and_put_back(
+    repo: Repository, grow: Grow, folder: Path, restores: Restores, version: Callable[..., object]
+) -> None:
+    one, two = grow(1, 2)
+    trash = folder / "trash" / nonce()
+    shutil.move(folder / "packs", trash)
+    (folder / "packs").mkdir()
+    restores({one: 1, two: 2})  # nobody knows of these packs
+    names = sorted(os.listdir(trash))
+    repo.gc()
+    assert sorted(os.listdir(folder / "packs")) == names
+    assert os.listdir(folder / "trash") == []
+
+
+def test_trash_of_the_living_is_left_alone_but_for_what_is_needed(
+    repo: Repository, fs: FileSystem, grow: Grow, folder: Path, restores: Restores
+) -> None:
+    (one,) = grow(1)
+    needed = packs(folder)
+    grow(2, branch="dev")
+    repo.delete_branch("dev")
+    with intent(fs, "gc", []) as other:
+        trash = folder / "trash" / other.name
+        shutil.move(folder / "packs", trash)
+        (folder / "packs").mkdir()
+        repo.repack(config=CONFIG)
+        assert packs(folder) == needed
+        assert len(os.listdir(trash)) == 2
+    restores({one: 1})
+
+
+# ---- stats
+
+
+def test_stats_to_the_byte(
+    repo: Repository, grow: Grow, folder: Path, version: Callable[..., dict[str, np.ndarray]]
+) -> None:
+    commits = grow(1, 2, 3)
+    nbytes = sum(tensor.nbytes for tensor in version(1).values()) + 500 * 8
+    own = nbytes - version(1)["frozen"].nbytes - 500 * 8  # the state's tensor does not change either
+    found = repo.stats()
+    assert (found.commits, found.packs) == (3, 3)
+    assert found.raw_bytes == 3 * nbytes
+    assert found.stored_bytes == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert (found.reclaimable_bytes, found.base_bytes) == (0, 0)
+    assert [each.id for each in found.by_commit] == commits
+    assert [each.raw_bytes for each in found.by_commit] == [nbytes] * 3
+    assert [each.stored_bytes for each in found.by_commit] == [nbytes, own, own]
+
+
+def test_stats_of_what_is_encoded(
+    repo: Repository, grow: Grow, folder: Path, entries: Callable[[Path], dict[str, list[Entry]]]
+) -> None:
+    one, two, _ = grow(1, 2, 3)
+    tree = repo.tree(two)
+    repo.repack(config=CONFIG)
+    found = entries(folder)
+    own = [tree[name].id for name in ("weight", "bias", "n")]
+    by_commit = {each.id: each.stored_bytes for each in repo.stats().by_commit}
+    assert by_commit[two] == sum(min(entry.size for entry in found[id]) for id in own)
+    first = repo.tree(one)
+    repo.prune(one)
+    base = [entry for name in ("weight", "bias") for entry in entries(folder)[first[name].id]]
+    assert repo.stats().base_bytes == sum(entry.size for entry in base) > 0
+    assert repo.stats().commits == 3
+    assert [each.id for each in repo.stats().by_commit] == [two, repo.resolve()]
+
+
+def test_stats_of_an_empty_repository(repo: Repository) -> None:
+    found = repo.stats()
+    assert (found.commits, found.packs, found.raw_bytes, found.reclaimable_bytes, found.by_commit) == (0, 0, 0, 0, ())
