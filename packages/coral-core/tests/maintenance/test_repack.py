@@ -333,6 +333,23 @@ def test_damage_is_not_passed_on(
         Repository(folder).load(id)["w"].data  # noqa: B018 - checked as it is read
 
 
+def test_nothing_becomes_a_difference_from_what_is_damaged(
+    repo: Repository, folder: Path, rotten: list[str], stored: Callable[[str, str], Entry]
+) -> None:
+    """The keyframe: in a block that no sample is of, so that only reading it whole shows it."""
+    damage(repo, folder, rotten[0], "w", (3 << 20) + 5)
+    kept = {id: Repository(folder).load(id)["w"].data.tobytes() for id in rotten[2:]}
+    key = repo.tree(rotten[0])["w"].id
+    again = Repository(folder, durability="fast")
+    assert again.repack(config=config()).tensors > 0
+    assert stored(rotten[0], "w").codec == RAW
+    assert {stored(id, "w").base for id in rotten} == {None}
+    assert stored(rotten[2], "small").base is not None
+    for id, data in kept.items():
+        assert Repository(folder).load(id)["w"].data.tobytes() == data
+    assert any(key[:12] in problem.message for problem in Repository(folder).fsck().problems)
+
+
 def test_without_reading_back_it_would_be(folder: Path, rotten: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_encoding, "_verify", lambda *_: None)
     Repository(folder, durability="fast").repack(config=config())

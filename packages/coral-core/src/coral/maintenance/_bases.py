@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +44,7 @@ class Bases:
     copies: Copies
     config: DeltaConfig
     candidates: Mapping[str, TensorEntry]  # of the keyframe, by name
+    unreadable: Set[str]  # ids that nothing may be a difference from
     keyframe: bool  # whether the commit is to be a keyframe itself
     aggressive: bool
     known: dict[str, Choice]  # by name: what was chosen for another commit of the same keyframe
@@ -103,7 +104,10 @@ class Bases:
         """A tensor as a base, or what it is itself a difference from where it is one too often."""
         while True:
             chain = next(self.copies.chains(id), None)
-            if chain is None or any(link.entry.id == source.entry.id for link in chain.links):
+            if chain is None:
+                return None
+            ids = {link.entry.id for link in chain.links}
+            if source.entry.id in ids or not self.unreadable.isdisjoint(ids):
                 return None
             if chain.depth <= (0 if self.keyframe else self.config.max_depth - 1):
                 return chain

@@ -71,6 +71,7 @@ class Encoder:
         self._operation = operation
         self._aggressive = aggressive
         self._unreadable: set[str] = set()
+        self._sound: set[str] = set()  # bases that were compared with their SHA-256
         self._known: dict[tuple[str, bool], dict[str, Choice]] = {}  # what was chosen for the same keyframe
 
     def run(self, tasks: list[Task]) -> Done:
@@ -95,7 +96,7 @@ class Encoder:
                 return list(self._encode(tasks, copies, writer))
 
             written, _ = self._store.write_pack(
-                fill, self._operation, durable=True, check=lambda *pack: _verify(copies, *pack)
+                fill, self._operation, durable=True, check=lambda *pack: _verify(copies, self._sound, *pack)
             )
         return Done(
             commits=len({commit for commit, _, _ in written}),
@@ -140,7 +141,9 @@ class Encoder:
                 candidates = theirs if self._config.max_depth > 1 or not task.keyframe else {}
                 key = task.key if task.key and not task.keyframe else task.commit
                 known = self._known.setdefault((key, bool(part)), {})
-                bases = Bases(copies, self._config, candidates, task.keyframe, self._aggressive, known)
+                bases = Bases(
+                    copies, self._config, candidates, self._unreadable, task.keyframe, self._aggressive, known
+                )
                 for name, entry in mine.items():
                     if entry.id in own and entry.nbytes >= self._config.min_size and entry.nbytes:
                         own.discard(entry.id)
@@ -175,11 +178,16 @@ def _encode_unit(unit: tuple[Encoding, int, int]) -> list[bytes]:
     return found
 
 
-def _verify(copies: Copies, directory: Directory, file: ReadFile) -> None:
-    """Read back a pack that has no name yet, and decode all that is in it."""
+def _verify(copies: Copies, sound: set[str], directory: Directory, file: ReadFile) -> None:
+    """Read back a pack that has no name yet, decode all that is in it, and look at the bases that are not yet `sound`.
+
+    A difference from a damaged base decodes to what it should, as long as that is damaged in the same way.
+    """
     if not len(directory):
         raise _Stale
     chains = [copies.chain(Stored(directory, file, entry)) for entry in directory.entries()]
-    for chain, problem in verify_tensors(chains):
+    bases = {base.entry.id: base for chain in chains for base in chain.bases() if base.entry.id not in sound}
+    for chain, problem in verify_tensors([*bases.values(), *chains]):
         if problem is not None:
             raise _Unreadable(chain.entry.id, problem) from problem
+    sound.update(bases)

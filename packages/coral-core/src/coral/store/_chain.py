@@ -128,6 +128,11 @@ class Chain:
         """How many differences lie between the tensor and a copy that stands alone."""
         return len(self.links) - 1
 
+    def bases(self) -> Iterator[Chain]:
+        """The tensors that it is a difference from, the nearest first."""
+        for depth in range(1, len(self.links)):
+            yield Chain(self.links[depth:])
+
     def read(self, at: int, out: Bytes, *, checked: int = _MANY) -> None:
         """Fill `out` with the bytes from `at`, the start of a unit, on: at most that unit.
 
