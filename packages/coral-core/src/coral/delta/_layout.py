@@ -15,7 +15,7 @@ WIDTHS = (2, 4, 8)
 SAMPLE = 2048
 """Elements, or bytes, that an estimate is made from."""
 
-_ESCAPE = 6.0  # bits on top of each escape's own: it is slow to write and to read
+_ESCAPE = 5.0  # bits on top of each escape's own: it is slow to write and to read
 _X_LOG_X = np.arange(2 * SAMPLE + 1) * np.log2(np.maximum(np.arange(2 * SAMPLE + 1), 1))
 
 
