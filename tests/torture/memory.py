@@ -244,6 +244,9 @@ class MemoryFileSystem:
         del folder.entries[name]
         self.trace.append(Op("unlink", -1, folder.inode, name))
 
+    def free(self) -> int | None:
+        return None
+
     def shared(self) -> bool:
         return False
 

@@ -77,6 +77,9 @@ class Seam:
     def usage(self) -> int:
         return self._inner.usage()
 
+    def free(self) -> int | None:
+        return self._inner.free()
+
     def shared(self) -> bool:
         return self._inner.shared()
 

@@ -142,6 +142,10 @@ class FileSystem(Protocol):
         """Bytes in all files below the root."""
         ...
 
+    def free(self) -> int | None:
+        """Bytes that this user could still write; None where that is not known."""
+        ...
+
     def shared(self) -> bool:
         """Whether other machines may see it, too: they may see changes late."""
         ...
@@ -252,6 +256,12 @@ class LocalFileSystem:
                 with suppress(FileNotFoundError):  # removed since it was listed
                     total += os.lstat(os.path.join(folder, name)).st_size
         return total
+
+    def free(self) -> int | None:
+        if sys.platform == "win32":
+            return None
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
 
     def shared(self) -> bool:
         return _kind_of_mount(os.path.realpath(self.root)) in _SHARED

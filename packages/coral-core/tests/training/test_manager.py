@@ -384,7 +384,7 @@ def test_one_save_is_in_flight_and_emit_does_not_wait_for_it(repo, source, monke
 
 
 def test_short_of_memory_it_saves_in_place_and_says_so(repo, source, monkeypatch, caplog):
-    monkeypatch.setattr("coral.training._manager.short_of_memory", lambda nbytes: True)
+    monkeypatch.setattr("coral.training._capture.short_of_memory", lambda nbytes: True)
     copies = []
     real = Counter.capture
     monkeypatch.setattr(Counter, "capture", lambda self, *, copy=True: (copies.append(copy), real(self, copy=copy))[1])
@@ -579,7 +579,7 @@ def test_a_failed_save_is_logged_even_if_nobody_asks(repo, source, monkeypatch, 
     Failing(repo, monkeypatch, 1)
     manager = CheckpointManager(repo, config(save_every_n_steps=1), source)
     train(manager, source, 0, 1)
-    manager._worker.close()
+    manager._queue.close()
     assert "saving step 1 failed" in caplog.text
     with pytest.raises(SaveFailedError):
         manager.wait()

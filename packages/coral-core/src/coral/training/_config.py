@@ -30,7 +30,14 @@ class CheckpointConfig:
     `early_stopping_threshold` in the metric of `save_on_best_metric`.
 
     Space: what is pruned is freed as the run goes on. With `background_repack`, a process of lowest priority stores the
-    checkpoints behind the newest as differences, whenever 16 MiB have been saved.
+    checkpoints behind the newest as differences, whenever 16 MiB have been saved. With `check_disk`, what a save needs
+    is compared with what is free: it warns early, and where a save does not fit it frees what is pruned, and after that
+    prunes what the save itself would push out of the budgets; never the newest checkpoint, and never the best.
+
+    By hand: with `save_on_request`, a file named SAVE in the repository's folder asks for a save at the end of the step
+    or epoch that is under way, and is removed when that is saved. With `handle_signals`, SIGUSR1 asks for one, too, and
+    SIGTERM for one and the end of the training: once, a second one does what it would have done without coral. The
+    handlers that were there before come back when the run is closed.
 
     Raises ConfigError for a value, or a pair of values, that cannot be.
 
@@ -59,6 +66,9 @@ class CheckpointConfig:
     async_save: bool = True
     durability: Durability = "full"
     background_repack: bool = True
+    save_on_request: bool = True
+    handle_signals: bool = False
+    check_disk: bool = True
 
     def __post_init__(self) -> None:
         for name in ("save_every_n_steps", "save_every_n_epochs", "keep_checkpoint_every_n_epochs"):
@@ -146,6 +156,9 @@ _FLAGS = (
     "tag_best_checkpoints",
     "async_save",
     "background_repack",
+    "save_on_request",
+    "handle_signals",
+    "check_disk",
 )
 
 DEFAULT_CONFIG = CheckpointConfig(

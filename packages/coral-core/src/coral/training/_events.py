@@ -74,6 +74,13 @@ class Interrupted:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveRequested:
+    """Somebody asked for a save by hand: `step` is the first at which it can be made."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """The save that was asked for at `step` is complete, as `commit`. It may come at any later step."""
 
@@ -89,14 +96,14 @@ class SaveFailed:
     error: str
 
 
-Event = TrainBegin | StepEnd | EpochEnd | Evaluated | TrainEnd | Interrupted | Saved | SaveFailed
+Event = TrainBegin | StepEnd | EpochEnd | Evaluated | TrainEnd | Interrupted | SaveRequested | Saved | SaveFailed
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
     """Save the weights as they are now, at `step`, because of `reasons`.
 
-    Reasons are "step", "epoch", "time", "best", "final", and the causes of an interrupt.
+    Reasons are "step", "epoch", "time", "best", "final", "requested", and the causes of an interrupt.
     """
 
     step: int

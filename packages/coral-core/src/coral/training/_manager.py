@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from coral.errors import SaveFailedError
 from coral.objects import Commit
 from coral.repository import Repository
 from coral.store import check_ref_name, intent
+from coral.training._capture import Capture
 from coral.training._config import DEFAULT_CONFIG, CheckpointConfig
+from coral.training._disk import Disk, spare
 from coral.training._events import (
     Action,
     Annotate,
@@ -37,25 +38,19 @@ from coral.training._events import (
     TrainBegin,
     TrainEnd,
 )
-from coral.training._memory import nbytes_of, short_of_memory
+from coral.training._failures import Failures
+from coral.training._outside import Outside
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import PolicyState
+from coral.training._progress import Progress
+from coral.training._queue import Queue
 from coral.training._record import TrainingState
 from coral.training._resuming import find, monitor_of, rebuild
 from coral.training._source import Snapshot, StateSource
 from coral.training._upkeep import Upkeep
-from coral.training._worker import Worker, done_here
 from coral.training._writing import RunWriter
 
 _log = logging.getLogger("coral")
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A save that the worker has not reported on yet."""
-
-    step: int
-    future: Future[str]
 
 
 class CheckpointManager:
@@ -94,52 +89,50 @@ class CheckpointManager:
         self.stop_reason: str | None = None
         self.on_saved: list[Callable[[int, str], None]] = []
         self._source = source
-        self._worker = Worker()
-        self._pending: _Pending | None = None
-        self._later: list[Future[None]] = []
-        self._failed: SaveFailedError | None = None
+        self._capture = Capture(source, copies=self.config.async_save, experiment=experiment)
+        self._disk = Disk(self.repo, self.config, self._upkeep.free, self._writer.prune)
+        self._outside = Outside(self.repo.store.fs, self.config, experiment)
+        self._queue = Queue(beside=self.config.async_save)
+        self._failures = Failures()
         self._commits: dict[int, str] = {}  # step -> commit, of this run and what it resumed
         self._previous: str | None = None
         self._resumed_from: str | None = None
         self._held = ExitStack()  # the intent that keeps what the run resumed from
-        self._begun = False
-        self._moved = False  # whether there is anything to save at the end
-        self._step, self._epoch, self._epoch_complete = 0, 0, False  # where training is, whatever the policy was told
+        self._at = Progress()
         self._warned = False
-        self._has_room = False  # whether there was memory for a copy of a snapshot
 
     # -- events -----------------------------------------------------------------------------------------------------
 
     def emit(self, *events: Event) -> None:
         """Take in what happened, and save what is due. All events of one call belong to the present moment."""
         self._collect(wait=False)
-        if not self._begun and not isinstance(events[0] if events else None, TrainBegin):
-            events = (TrainBegin(0), *events)
-        timed = [replace(e, time=time.monotonic()) if isinstance(e, StepEnd) and e.time is None else e for e in events]
-        for event in timed:
-            self._follow(event)
-        state, actions = self.policy.advance(self.state, *timed)
-        if any(isinstance(action, Save) or _recaptures(action, timed) for action in actions):
+        events = self._outside.join(self._in_full(events))
+        self.stop_reason = self._outside.stop_reason(events) or self.stop_reason
+        for event in events:
+            self._at.follow(event)
+        state, actions = self.policy.advance(self.state, *events)
+        if any(isinstance(action, Save) or _recaptures(action, events) for action in actions):
             self._collect(wait=True)  # an interrupt of this wait leaves the step as if it had not come
-            state, actions = self.policy.advance(self.state, *timed)
+            state, actions = self.policy.advance(self.state, *events)
         self.state = state
-        self._run(actions, tuple(timed))
+        self._outside.answer(state)
+        self._run(actions, events)
         self._warn_of_missing_metric()
-        self._raise_failure()
+        self._failures.raise_first()
 
-    def _follow(self, event: Event) -> None:
-        before, self._step = self._step, max(self._step, event.step)
-        match event:
-            case TrainBegin():
-                self._begun = True
-            case StepEnd(step=step) if step > before and self._epoch_complete:
-                self._epoch, self._epoch_complete, self._moved = self._epoch + 1, False, True
-            case EpochEnd(epoch=epoch, complete=complete):
-                self._epoch, self._epoch_complete, self._moved = epoch, complete, True
-            case StepEnd():
-                self._moved = True
-            case TrainEnd() | Interrupted():
-                self._moved = False
+    def request_save(self) -> None:
+        """Ask for a save when the step or epoch that is under way ends; from any thread, or a signal's handler.
+
+        So does a file named SAVE in the repository's folder (`save_on_request`), which is removed when it is saved.
+        """
+        self._outside.requests.ask()
+
+    def _in_full(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
+        """The events with what their sender left out: the beginning, and the time."""
+        if not self._at.begun and not isinstance(events[0] if events else None, TrainBegin):
+            events = (TrainBegin(0), *events)
+        now = time.monotonic()
+        return tuple(replace(e, time=now) if isinstance(e, StepEnd) and e.time is None else e for e in events)
 
     def _run(self, actions: tuple[Action, ...], events: tuple[Event, ...] = ()) -> None:
         for action in actions:
@@ -150,7 +143,7 @@ class CheckpointManager:
                     self._annotate(action, events)
                 case Prune(steps=steps):
                     commits = [(step, self._commits.pop(step)) for step in steps if step in self._commits]
-                    self._do(partial(self._prune, commits))
+                    self._queue.do(partial(self._prune, commits))
                 case Stop(reason=reason):
                     self.stop_reason = reason
                     _log.info("%s: stop: %s", self.experiment, reason)
@@ -158,8 +151,9 @@ class CheckpointManager:
     # -- saving -----------------------------------------------------------------------------------------------------
 
     def _save(self, action: Save, events: tuple[Event, ...]) -> None:
+        first = self._capture.nbytes is None
         try:
-            snapshot, copied = self._capture(action.step)
+            snapshot, copied = self._capture.take(action.step)
         except Exception as error:  # noqa: BLE001 - reported at the next event
             self._fail(action.step, error)
             return
@@ -168,42 +162,32 @@ class CheckpointManager:
             snapshot = replace(snapshot, exact=False, why="interrupted inside optimizer.step()")
         record = self._record(action.step, snapshot)
         work = partial(self._writer.commit, snapshot, record, action.reasons, dict(self.state.metrics))
-        saved = self._worker.submit(work) if copied else self._in_place(action.step, work)
-        self._pending = _Pending(action.step, saved)
-        self._do(lambda: None if saved.exception() else self._upkeep.saved(saved.result()))
+        if self.config.check_disk:
+            if first and self._capture.nbytes is not None:
+                self._disk.begin(self._capture.nbytes, self.experiment, held=len(self._commits))
+            work = partial(self._disk.save, work, spare(self.policy, self.state, action.step, self._commits))
+        saved = self._queue.save(action.step, work, here=False) if copied else self._in_place(action.step, work)
+        self._queue.do(lambda: None if saved.exception() else self._upkeep.saved(saved.result()))
         if "best" in action.reasons:  # on its own: a tag that fails does not undo the save
-            self._do(lambda: None if saved.exception() else self._writer.tag_best(saved.result(), record.run))
+            self._queue.do(lambda: None if saved.exception() else self._writer.tag_best(saved.result(), record.run))
         if not copied or any(isinstance(event, Interrupted) for event in events):
             self._collect(wait=True)
 
     def _in_place(self, step: int, work: Callable[[], str]) -> Future[str]:
         """Save what is no copy: the training waits, and an interrupt ends the save before it ends anything else."""
         try:
-            return done_here(work)
+            return self._queue.save(step, work, here=True)
         except BaseException as interrupt:
             self.state, _ = self.policy.advance(self.state, SaveFailed(step, repr(interrupt)))
             raise
-
-    def _capture(self, step: int) -> tuple[Snapshot, bool]:
-        """A snapshot, and whether it is a copy: training must not go on before one that is not has been saved."""
-        if not self.config.async_save:
-            return self._source.capture(copy=False), False
-        if not self._has_room:  # the first copy takes memory, which later ones use again
-            views = self._source.capture(copy=False)
-            if short_of_memory(nbytes_of(views)):
-                _log.warning("%s: memory is short of a second copy: saving step %d in place", self.experiment, step)
-                return views, False
-            del views
-            self._has_room = True
-        return self._source.capture(), True
 
     def _record(self, step: int, snapshot: Snapshot) -> TrainingState:
         return TrainingState(
             run=self.run,
             experiment=self.experiment,
             step=step,
-            epoch=self._epoch,
-            epoch_complete=self._epoch_complete,
+            epoch=self._at.epoch,
+            epoch_complete=self._at.epoch_complete,
             previous=self._previous,
             resumed_from=self._resumed_from,
             exact=snapshot.exact,
@@ -222,7 +206,7 @@ class CheckpointManager:
             if step not in self._commits:
                 return  # that save failed
             try:
-                snapshot, copied = self._capture(step)
+                snapshot, copied = self._capture.take(step)
             except Exception as error:  # noqa: BLE001 - reported at the next event
                 self._fail(step, error)
                 return
@@ -231,11 +215,11 @@ class CheckpointManager:
                 name: record.fields()[name] for name in ("epoch", "epoch_complete", "exact", "why", "policy", "kept")
             }
             state = snapshot.state
-        before, run = self._pending, self.run
+        before, run = self._queue.pending, self.run
 
         def work() -> None:
             if before and before.step == step:
-                id = None if before.future.exception() else before.future.result()
+                id = None if before.commit.exception() else before.commit.result()
             else:
                 id = self._commits.get(step)
             if id is None:  # the save itself failed, and says so
@@ -244,13 +228,9 @@ class CheckpointManager:
             if "best" in action.reasons:
                 self._writer.tag_best(id, run)
 
-        self._later.append(self._worker.submit(work) if copied and self.config.async_save else done_here(work))
+        self._queue.do(work, here=not copied)
         if not copied:
             self._collect(wait=True)
-
-    def _do(self, work: Callable[[], None]) -> None:
-        """Have something done after what the worker has to do already; here and now if nothing goes on beside it."""
-        self._later.append(self._worker.submit(work) if self.config.async_save else done_here(work))
 
     def _prune(self, commits: list[tuple[int, str]]) -> None:
         self._upkeep.pruned(self._writer.prune(commits))
@@ -258,28 +238,21 @@ class CheckpointManager:
     # -- what the worker reports ------------------------------------------------------------------------------------
 
     def _collect(self, *, wait: bool) -> None:
-        """Take in what the worker has finished, or everything if `wait`.
-
-        An interrupt of the wait leaves what is waited for pending: its memory is in use.
-        """
-        while self._pending and (wait or self._pending.future.done()):
-            pending = self._pending
-            error = pending.future.exception()
-            self._pending = None
-            if isinstance(error, Exception):
-                self._fail(pending.step, error)
-            else:
-                self._saved(pending.step, pending.future.result())
-        while self._later and (wait or self._later[0].done()):
-            error = self._later[0].exception()
-            self._later.pop(0)
-            if isinstance(error, Exception):
+        """Take in what the worker has finished, or everything if `wait`."""
+        for step, done in self._queue.finished(wait=wait):
+            error = done.exception()
+            if step is not None and isinstance(error, Exception):
+                self._fail(step, error)
+            elif step is not None:
+                self._saved(step, done.result() or "")
+            elif isinstance(error, Exception):
                 message = f"{self.experiment}: a note, tag or prune could not be written: {error}"
                 _log.error("%s", message)
-                self._note_failure(message, error, None)
+                self._failures.note(message, error, None)
 
     def _saved(self, step: int, commit: str) -> None:
         self._commits[step] = self._previous = commit
+        self._outside.requests.saved(step)
         self.state, actions = self.policy.advance(self.state, Saved(step, commit))
         self._run(actions)
         for hook in self.on_saved:
@@ -288,22 +261,13 @@ class CheckpointManager:
             except Exception as error:  # noqa: BLE001 - the hook's own, reported at the next event
                 message = f"{self.experiment}: what is to follow a save failed for step {step}: {error}"
                 _log.error("%s", message)
-                self._note_failure(message, error, step)
+                self._failures.note(message, error, step)
 
     def _fail(self, step: int, error: Exception) -> None:
+        self._outside.requests.failed(step)
         self.state, actions = self.policy.advance(self.state, SaveFailed(step, str(error)))
         self._run(actions)
-        self._note_failure(f"{self.experiment}: saving step {step} failed: {error}", error, step)
-
-    def _note_failure(self, message: str, error: Exception, step: int | None) -> None:
-        if self._failed is None:
-            self._failed = SaveFailedError(message, step=step)
-            self._failed.__cause__ = error
-
-    def _raise_failure(self) -> None:
-        failed, self._failed = self._failed, None
-        if failed is not None:
-            raise failed
+        self._failures.note(f"{self.experiment}: saving step {step} failed: {error}", error, step)
 
     def _warn_of_missing_metric(self) -> None:
         names = self.policy.missing_metric(self.state)
@@ -333,7 +297,7 @@ class CheckpointManager:
         commit = self.repo.show(id)
         self._source.restore(Snapshot(self.repo.load(id), self.repo.load_state(id), exact=commit.exact))
         self._resume(commit)
-        self._raise_failure()
+        self._failures.raise_first()
         return commit
 
     def _resume(self, commit: Commit) -> None:
@@ -344,25 +308,24 @@ class CheckpointManager:
         self._held.close()
         self._held.enter_context(intent(self.repo.store.fs, "run", [commit.id]))
         self._commits, self.state = dict(resumed.commits), resumed.state
-        self._begun, self._moved = True, False
-        self._step = found.step if found else 0
-        self._epoch, self._epoch_complete = (found.epoch, found.epoch_complete) if found else (0, False)
+        self._at = Progress(found.step, found.epoch, found.epoch_complete) if found else Progress()
+        self._at.begun = True
         self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
-        self.state, _ = self.policy.advance(self.state, TrainBegin(self._step, resumed=True))
+        self.state, _ = self.policy.advance(self.state, TrainBegin(self._at.step, resumed=True))
         how = "exactly" if commit.exact else f"approximately ({found.why if found else 'no training state'})"
-        _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._step)
+        _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
 
     @property
     def epoch_to_run(self) -> int:
         """The 0-based epoch that training is in, or goes on with."""
-        return self._epoch + 1 if self._epoch_complete else self._epoch
+        return self._at.epoch_to_run
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def wait(self) -> None:
         """Return when everything that was asked for is saved; raises SaveFailedError if something was not."""
         self._collect(wait=True)
-        self._raise_failure()
+        self._failures.raise_first()
 
     def close(self) -> None:
         """End the run: save its last step if that is asked for and there is anything new, and finish.
@@ -371,16 +334,17 @@ class CheckpointManager:
         """
         try:
             try:
-                if self._begun and self._moved:
-                    self.emit(TrainEnd(self._step))
+                if self._at.begun and self._at.moved:
+                    self.emit(TrainEnd(self._at.step))
             finally:
                 self._collect(wait=True)
-            self._raise_failure()
+            self._failures.raise_first()
             self.repo.sync()
         finally:
-            self._worker.close()
+            self._queue.close()
             self._upkeep.close()
             self._held.close()
+            self._outside.close()
 
     def __enter__(self) -> Self:
         return self
@@ -401,9 +365,9 @@ class CheckpointManager:
                 _log.error("%s: while ending after %r: %s", self.experiment, error, failure)
 
     def _interrupted(self, error: BaseException) -> None:
-        if self._begun and self._moved and not isinstance(error, GeneratorExit):
+        if self._at.begun and self._at.moved and not isinstance(error, GeneratorExit):
             asked = isinstance(error, KeyboardInterrupt | SystemExit)
-            self.emit(Interrupted(self._step, "requested" if asked else "exception", mid_step=True))
+            self.emit(Interrupted(self._at.step, "requested" if asked else "exception", mid_step=True))
 
 
 def _recaptures(action: Action, events: Iterable[Event]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from numbers import Real
 
 from coral.training._config import CheckpointConfig
-from coral.training._events import EpochEnd, Evaluated, Event, Interrupted, StepEnd, TrainEnd
+from coral.training._events import EpochEnd, Evaluated, Event, Interrupted, SaveRequested, StepEnd, TrainEnd
 from coral.training._policy_state import Kept, Now
 from coral.training._retention import cost, is_permanent
 
@@ -40,6 +40,8 @@ def observe(config: CheckpointConfig, now: Now, event: Event) -> Now:
         case Interrupted(cause=cause, mid_step=mid_step):
             now = _adrift(now) if mid_step else now
             return because(now, cause) if config.save_on_interrupt else now
+        case SaveRequested():
+            return because(now, "requested")
         case _:
             return now
 

@@ -42,7 +42,7 @@ class Upkeep:
         """Tensors of so many bytes were marked as pruned: free them, once they are worth it."""
         self._pruned += nbytes
         if self._pruned >= _FREE_AT:
-            self._free()
+            self.free()
 
     def saved(self, commit: str) -> None:
         """A commit was made: have those before it repacked, once they are worth it."""
@@ -58,18 +58,20 @@ class Upkeep:
         elif self._process is None and self._spawns:
             self._start()
 
+    def free(self) -> int:
+        """Free what is pruned, now; returns the bytes that this gave back."""
+        self._pruned, self._left = 0, False
+        try:
+            return self._repo.gc().bytes_freed
+        except (CoralError, OSError) as error:
+            _log.warning("%s: what was pruned could not be freed: %s", self._repo.path, error)
+            return 0
+
     def close(self) -> None:
         """End what is running, and free what is left to free."""
         self._end()
         if self._pruned or self._left:
-            self._free()
-
-    def _free(self) -> None:
-        self._pruned, self._left = 0, False
-        try:
-            self._repo.gc()
-        except (CoralError, OSError) as error:
-            _log.warning("%s: what was pruned could not be freed: %s", self._repo.path, error)
+            self.free()
 
     def _start(self) -> None:
         try:

@@ -49,8 +49,10 @@ class RunWriter:
         except Exception as error:  # said at once: at interpreter exit nobody may be left to collect it
             _log.error("%s: saving step %d failed: %s", self.experiment, record.step, error)
             raise
-        took = time.monotonic() - begun
-        _log.info("%s: saved step %d (%s) as %s in %.2f s", self.experiment, record.step, why, id[:12], took)
+        took, nbytes = time.monotonic() - begun, f"{self.repo.show(id).nbytes:,}"
+        _log.info(
+            "%s: saved step %d (%s) as %s: %s bytes in %.2f s", self.experiment, record.step, why, id[:12], nbytes, took
+        )
         return id
 
     def tag_best(self, commit: str, run: str) -> None:
@@ -71,6 +73,8 @@ class RunWriter:
         branches = {tip for branch, tip in self.repo.branches().items() if branch != self.branch}
         held = branches | set(self.repo.tags(by_hand=True).values()) | needed(self.repo.store.fs, "run")
         for step, commit in commits:
+            if self.repo.show(commit).pruned:  # when the disk was full, or by hand
+                continue
             if commit in held:
                 _log.info("%s: step %d is kept: a ref or an open run holds it", self.experiment, step)
             else:

@@ -1,0 +1,39 @@
+"""Taking snapshots: copies in memory of their own where there is room for them."""
+
+from __future__ import annotations
+
+import logging
+
+from coral.training._memory import nbytes_of, short_of_memory
+from coral.training._source import Snapshot, StateSource
+
+_log = logging.getLogger("coral")
+
+
+class Capture:
+    """Takes the snapshots of a run; `nbytes` is how much there was in the first one, once it was taken."""
+
+    def __init__(self, source: StateSource, *, copies: bool, experiment: str) -> None:
+        self.nbytes: int | None = None
+        self._source = source
+        self._copies = copies
+        self._experiment = experiment
+        self._has_room = False  # whether there was memory for a copy of a snapshot
+
+    def take(self, step: int) -> tuple[Snapshot, bool]:
+        """A snapshot, and whether it is a copy: training must not go on before one that is not has been saved."""
+        if not self._copies:
+            return self._measured(self._source.capture(copy=False)), False
+        if not self._has_room:  # the first copy takes memory, which later ones use again
+            views = self._measured(self._source.capture(copy=False))
+            if short_of_memory(self.nbytes or 0):
+                _log.warning("%s: memory is short of a second copy: saving step %d in place", self._experiment, step)
+                return views, False
+            del views
+            self._has_room = True
+        return self._source.capture(), True
+
+    def _measured(self, snapshot: Snapshot) -> Snapshot:
+        if self.nbytes is None:
+            self.nbytes = nbytes_of(snapshot)
+        return snapshot
