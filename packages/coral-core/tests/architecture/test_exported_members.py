@@ -36,6 +36,10 @@ LOCKED = {
         "Chain", "Copies", "Draft", "Durability", "Intent", "Operation", "Store", "Stored", "annotate",
         "check_ref_name", "commit", "intent", "intents", "needed",
     ],
+    "coral.testing": [
+        "SCHEDULES", "AdapterTests", "Checkpoint", "Course", "Crash", "Evaluations", "Leg", "Reference", "Schedule",
+        "TrainingCrash", "reference", "weights_at",
+    ],
     "coral.training": [
         "DEFAULT_CONFIG", "Action", "Annotate", "Buffers", "CheckpointConfig", "CheckpointManager", "CheckpointPolicy",
         "EpochEnd", "Evaluated", "Event", "Interrupted", "Kept", "PolicyState", "Prune", "Save", "SaveFailed",

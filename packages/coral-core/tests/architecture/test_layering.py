@@ -130,6 +130,26 @@ def test_the_events_and_the_config_know_nothing_of_the_policy() -> None:
     assert set(imports("coral.training._config")) == {"coral.errors"}
 
 
+def test_the_kits_stand_apart_and_use_what_third_parties_can() -> None:
+    kits = {name for name in MODULES if name.startswith("coral.testing")}
+    assert kits
+    for name in MODULES:
+        used = {target for target in imports(name) if target.startswith("coral.testing")}
+        assert name in kits or not used, f"{name} imports a kit, which needs pytest"
+    for name in kits:
+        private = {target for target in imports(name) if "._" in target and not target.startswith("coral.testing")}
+        assert not private, f"{name} imports {private}: a kit proves what is public"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_kits_know_the_tools_of_tests(name: str) -> None:
+    nodes = list(ast.walk(MODULES[name]))
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    tools = {module.partition(".")[0] for module in named} & {"pytest", "hypothesis", "unittest"}
+    assert not tools or name.startswith("coral.testing"), f"{name} imports {tools}"
+
+
 # -- what only the seam may do -----------------------------------------------------------------------------------------
 
 HARMLESS = {
