@@ -14,7 +14,7 @@ import pytest
 
 from coral import DeltaConfig, Repository
 from coral.maintenance import _crew, _repack, serve
-from coral.store._pack import RAW, read_directory
+from coral.store._pack import RAW, path_of, read_directory
 
 Arrays = dict[str, np.ndarray]
 
@@ -128,5 +128,6 @@ def test_what_one_of_them_does(repo: Repository, versions: list[Arrays]) -> None
     first, last = map(json.loads, answers.getvalue().splitlines())
     assert first["commits"] == 1
     assert first["stored_bytes"] < first["raw_bytes"]
-    assert last == {"commits": 0, "tensors": 0, "raw_bytes": 0, "stored_bytes": 0}
+    assert path_of(first["pack"]) in {f"packs/{path.name}" for path in (repo.path / "packs").iterdir()}
+    assert last == {"commits": 0, "tensors": 0, "raw_bytes": 0, "stored_bytes": 0, "pack": ""}
     check(repo, versions)

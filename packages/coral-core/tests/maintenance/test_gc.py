@@ -18,7 +18,7 @@ from coral.errors import CommitInUse, CommitPruned, ConfigError, CorruptObject, 
 from coral.filesystem import FileSystem, LocalFileSystem
 from coral.store import intent
 from coral.store._files import nonce, seal, tag_of
-from coral.store._pack import Entry, path_of
+from coral.store._pack import Entry, path_of, read_directory
 
 Grow = Callable[..., list[str]]
 Restores = Callable[[dict[str, int]], None]
@@ -389,3 +389,65 @@ def test_stats_of_what_is_encoded(
 def test_stats_of_an_empty_repository(repo: Repository) -> None:
     found = repo.stats()
     assert (found.commits, found.packs, found.raw_bytes, found.reclaimable_bytes, found.by_commit) == (0, 0, 0, 0, ())
+
+
+# ---- copies that are damaged
+
+
+def damage(folder: Path, path: Path, number: int, flip: Callable[..., None]) -> None:
+    flip(path, read_directory(LocalFileSystem(folder), path.stem).entry(number).offset + 9)
+
+
+@pytest.mark.parametrize("times", range(4))  # in whichever order the packs are looked at
+def test_a_damaged_copy_stands_for_nothing(
+    repo: Repository, folder: Path, flip: Callable[..., None], times: int
+) -> None:
+    data = np.arange(1000.0) + times
+    first = repo.commit({"a": data})
+    (path,) = (folder / "packs").iterdir()
+    damage(folder, path, 0, flip)
+    second = repo.commit({"a": data, "b": data[:9]})  # it is stored once more, as the first copy is not what it was
+    for _ in range(2):
+        Repository(folder).gc()
+        for commit in (first, second):
+            assert Repository(folder).load(commit)["a"].data.tolist() == data.tolist()
+    assert Repository(folder).fsck().ok  # the damaged copy is gone
+
+
+def test_a_damaged_difference_stands_for_nothing(
+    repo: Repository, grow: Grow, folder: Path, restores: Restores, flip: Callable[..., None]
+) -> None:
+    """A repack was killed before it could free the whole copies; then what it had written rotted."""
+    ids = grow(*range(4))
+    whole = folder.with_name("whole")
+    shutil.copytree(folder / "packs", whole)
+    before = packs(folder)
+    repo.repack(config=CONFIG)
+    (made,) = (
+        folder / "packs" / f"{name}.pack" for name in packs(folder).keys() - before.keys() if encoded(folder, name)
+    )
+    shutil.copytree(whole, folder / "packs", dirs_exist_ok=True)
+    for number in range(len(read_directory(LocalFileSystem(folder), made.stem))):
+        damage(folder, made, number, flip)
+    Repository(folder).gc()
+    assert not made.exists()
+    restores(dict(zip(ids, range(4), strict=True)))
+
+
+def test_a_damaged_commit_stands_for_nothing(repo: Repository, folder: Path, flip: Callable[..., None]) -> None:
+    id = repo.commit({"a": np.arange(9.0)})
+    (path,) = (folder / "packs").iterdir()
+    entries = list(read_directory(LocalFileSystem(folder), path.stem).entries())
+    with repo.store.copies(), intent(repo.store.fs, "test", []) as operation:
+        payload = repo.store.read_object("commit", id)
+        repo.store.write_pack(lambda writer: writer.add_object("commit", payload), operation)
+    (number,) = (n for n, entry in enumerate(entries) if entry.kind == "commit")
+    damage(folder, path, number, flip)
+    for _ in range(3):
+        Repository(folder).gc()
+        assert Repository(folder).load(id)["a"].data.tolist() == list(range(9))
+    assert Repository(folder).fsck().ok
+
+
+def encoded(folder: Path, name: str) -> bool:
+    return any(entry.codec for entry in read_directory(LocalFileSystem(folder), name).entries())

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import IO
+from typing import IO, Any
 
 from coral import _json
 from coral._digest import alone, threads
@@ -105,7 +105,7 @@ def _tell(stream: IO[bytes] | None, value: object) -> None:
     stream.flush()
 
 
-def _ask(process: subprocess.Popen[bytes], question: object) -> dict[str, int]:
+def _ask(process: subprocess.Popen[bytes], question: object) -> dict[str, Any]:
     _tell(process.stdin, question)
     assert process.stdout is not None
     answer = _json.loads(process.stdout.readline(), "the answer of a process")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from coral._digest import pool
+import numpy as np
+
+from coral._digest import fold, pool
 from coral.delta import BLOCK_ELEMENTS, Choice, DeltaConfig, carrier
 from coral.errors import CorruptObject
 from coral.filesystem import ReadFile
@@ -21,6 +23,9 @@ from coral.store._pack import Directory, PackWriter
 __all__ = ["Done", "Encoder", "Task"]
 
 _log = logging.getLogger("coral")
+
+Block: TypeAlias = tuple[bytes, int]
+"""An encoded block, and the folded sum of what it encodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Task:
 class Done:
     """What came of some tasks. Sizes in bytes."""
 
+    pack: str = ""  # the pack that was written, and read back
     commits: int = 0
     tensors: int = 0
     raw_bytes: int = 0
@@ -95,10 +101,11 @@ class Encoder:
             def fill(writer: PackWriter) -> list[tuple[str, int, int]]:
                 return list(self._encode(tasks, copies, writer))
 
-            written, _ = self._store.write_pack(
+            written, directory = self._store.write_pack(
                 fill, self._operation, durable=True, check=lambda *pack: _verify(copies, self._sound, *pack)
             )
         return Done(
+            pack=directory.name,
             commits=len({commit for commit, _, _ in written}),
             tensors=len(written),
             raw_bytes=sum(nbytes for _, nbytes, _ in written),
@@ -119,7 +126,7 @@ class Encoder:
         for first in results:
             task, encoding, parts = waiting.pop(0)
 
-            def blocks(first: list[bytes] = first, parts: int = parts) -> Iterator[bytes]:
+            def blocks(first: list[Block] = first, parts: int = parts) -> Iterator[Block]:
                 yield from first
                 for _ in range(parts - 1):
                     yield from next(results)
@@ -161,7 +168,8 @@ class Encoder:
             raise _Stale from error
 
 
-def _encode_unit(unit: tuple[Encoding, int, int]) -> list[bytes]:
+def _encode_unit(unit: tuple[Encoding, int, int]) -> list[Block]:
+    """The blocks of a unit, each with the folded sum of its bits."""
     encoding, start, end = unit
     source, base, codec = encoding.source, encoding.base, encoding.choice.codec
     assert source.entry.dtype is not None
@@ -174,7 +182,8 @@ def _encode_unit(unit: tuple[Encoding, int, int]) -> list[bytes]:
     found = []
     for at in range(0, current.size, BLOCK_ELEMENTS):
         part = slice(at, at + BLOCK_ELEMENTS)
-        found.append(codec.encode(current[part], None if other is None else other[part]))
+        block = codec.encode(current[part], None if other is None else other[part])
+        found.append((block, fold(current[part].view(np.uint8))))
     return found
 
 

@@ -1,7 +1,7 @@
 """gc: give back the space of what nothing leads to any more, and of copies that better ones stand for.
 
 1. what collections left in the trash whose process is gone is put back: it is looked at like anything else
-2. mark what is alive; settle which copy of each object to go by
+2. mark what is alive; settle which copy of each object to go by; what is to stand for another copy is read first
 3. write what lives in packs that are mostly dead into a new one, durably
 4. move packs that nothing is gone by into a trash folder of this collection's own; readers look there, too
 5. mark and settle again: what has come alive meanwhile is put back; then the trash is emptied
@@ -26,6 +26,7 @@ import numpy as np
 from coral._digest import BLOCK, Bytes, fold, pool
 from coral.errors import CorruptObject, MissingObject
 from coral.filesystem import FileSystem, ReadFile
+from coral.maintenance._duplicates import unfit
 from coral.maintenance._inventory import Copy, Inventory, by_pack, settle
 from coral.maintenance._marking import Marker, Marks
 from coral.objects import is_id
@@ -90,6 +91,7 @@ class Collector:
         self.marker = Marker(store)
         self.inventory = Inventory(store)
         self.lock = threading.RLock()  # what is remembered is not for two threads at a time
+        self.verified: set[str] = set()  # packs that a repack has just read back
         self._candidates: list[str] = []  # packs that were there before the last marking
 
     @_locked
@@ -148,8 +150,7 @@ class Collector:
             grace = SHARED_GRACE if fs.shared() else 0.0
         with intent(fs, "gc", []) as operation:
             self._put_back_abandoned(operation.name)
-            marks, settled = self.survey()
-            plan = self._plan(marks, settled, grace)
+            marks, settled, plan = self._decide(grace)
             if plan.condemned:
                 self._make_durable(marks, settled)
                 written = set()
@@ -179,6 +180,20 @@ class Collector:
         if done.packs_removed:
             _log.info("%s: %s", fs.root, done)
         return done
+
+    def _decide(self, grace: float) -> tuple[Marks, dict[str, Copy], _Plan]:
+        """What is to go, such that all that stands for it has been read: a copy that is damaged stands for nothing."""
+        while True:
+            marks, settled = self.survey()
+            plan = self._plan(marks, settled, grace)
+            others = (item for pack in plan.condemned for item in self.inventory.held(pack))
+            ids = {id for id, copy in others if id in settled and settled[id] != copy}
+            wrong = list(unfit(self.store, {id: settled[id] for id in ids if settled[id].pack not in self.verified}))
+            if not wrong:
+                return marks, settled, plan
+            for id, copy in wrong:
+                _log.warning("%s: %s in %s is damaged: another copy is kept", self.store.fs.root, id[:12], copy.pack)
+                self.inventory.refuse(id, copy)
 
     def _put_back_abandoned(self, own: str) -> None:
         alive = {found.name for found in intents(self.store.fs) if found.alive} | {own}

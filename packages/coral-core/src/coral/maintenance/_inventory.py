@@ -49,10 +49,8 @@ class Inventory:
         there = {name.removesuffix(".pack") for name in self._store.fs.list("packs") if name.endswith(".pack")}
         for gone in self._packs.keys() - there:
             for id, copy in self._packs.pop(gone).copies:
-                left = self.copies[id]
-                left.remove(copy)
-                if not left:
-                    del self.copies[id]
+                if copy in self.copies.get(id, ()):
+                    self.refuse(id, copy)
         for name in there - self._packs.keys():
             with suppress(CorruptObject, FileNotFoundError):
                 directory = self._store.index.directory(name) or read_directory(self._store.fs, name)
@@ -67,6 +65,13 @@ class Inventory:
             copies.append((id, copy))
             self.copies.setdefault(id, []).append(copy)
         self._packs[directory.name] = _Pack(size, bool(directory.flags & UNSYNCED), copies)
+
+    def refuse(self, id: str, copy: Copy) -> None:
+        """Go by that copy no more, as long as its pack is there: it is not what it should be."""
+        left = self.copies[id]
+        left.remove(copy)
+        if not left:
+            del self.copies[id]
 
     def __contains__(self, pack: str) -> bool:
         return pack in self._packs

@@ -2,9 +2,10 @@
 
 from coral.store._chain import Chain, Stored
 from coral.store._committing import Draft, annotate, commit
+from coral.store._copies import Copies
 from coral.store._intents import Intent, Operation, intent, intents, needed
 from coral.store._refs import check_ref_name
-from coral.store._store import Copies, Durability, Store
+from coral.store._store import Durability, Store
 
 __all__ = [
     "Chain",

@@ -1,7 +1,8 @@
 """Reading tensors: stored whole, or as a difference from a base, which may be a difference in turn.
 
 An encoded tensor is its blocks one after the other, each as its codec wrote it, then for each block its size (u32) and
-its folded sum (u32), then the CRC-32 (u32) of that table. Any block can be read, checked and decoded alone.
+the folded sum (u32) of what it decodes to, then the CRC-32 (u32) of that table. Any block can be read, decoded and
+checked alone; that it decodes to what it should shows that its base was the right one, too.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class Stored(NamedTuple):
         return self.entry.codec == RAW
 
 
-def encoded(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """An encoded tensor in pieces, from its blocks as their codec wrote them."""
+def encoded(blocks: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+    """An encoded tensor in pieces, from its blocks as their codec wrote them, each with the folded sum of its bits."""
     table = b""
-    for block in blocks:
-        table += struct.pack("<II", len(block), fold(np.frombuffer(block, np.uint8)))
+    for block, total in blocks:
+        table += struct.pack("<II", len(block), total)
         yield block
     yield table + struct.pack("<I", zlib.crc32(table))
 
@@ -97,11 +98,11 @@ class _Link:
         file.read_into(stored, entry.offset + starts[first])
         for number in range(first, last):
             data = stored[starts[number] - starts[first] : starts[number + 1] - starts[first]]
-            if checked and fold(data) != sums[number]:
-                raise CorruptObject(f"tensor {entry.id[:12]}: encoded block {number} fails its check")
             part = slice((number - first) * self.block, (number - first + 1) * self.block)
             bits = None if base is None else base[part].view(self._carrier)
             self._codec.decode(data, bits, out[part].view(self._carrier))
+            if checked and fold(out[part]) != sums[number]:
+                raise CorruptObject(f"tensor {entry.id[:12]}: encoded block {number} fails its check")
 
 
 class Chain:

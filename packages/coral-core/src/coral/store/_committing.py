@@ -20,10 +20,11 @@ from coral.objects import Commit, Note, State, TensorEntry, decode_tree, encode_
 from coral.state import StateValue, flatten
 from coral.store import _refs
 from coral.store._chain import Chain, Stored
+from coral.store._copies import Copies
 from coral.store._intents import Operation, intent
 from coral.store._pack import PackWriter, path_of
 from coral.store._saving import Saved, save_tensors
-from coral.store._store import Copies, Store
+from coral.store._store import Store
 from coral.weights import WeightTensor
 
 _log = logging.getLogger("coral")

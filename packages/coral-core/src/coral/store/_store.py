@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar, get_args
 
-from coral.errors import ConfigError, CorruptObject, MissingObject, NewerFormat, StorageError
+from coral.errors import ConfigError, CorruptObject, MissingObject, StorageError
 from coral.filesystem import FileSystem, ReadFile
-from coral.objects import Commit, Note, decode_commit, is_id
+from coral.objects import Commit, Note, decode_commit
 from coral.store import _notes, _refs
-from coral.store._chain import Chain, Stored
+from coral.store._copies import Copies
 from coral.store._files import temporary
 from coral.store._index import Index
 from coral.store._intents import Operation
-from coral.store._pack import UNSYNCED, Directory, Entry, PackWriter, directory_of, path_of, read_directory, read_object
+from coral.store._pack import UNSYNCED, Directory, PackWriter, directory_of, path_of, read_directory, read_object
 
 Durability = Literal["full", "batch", "fast"]
 """full: what is acknowledged survives a loss of power. batch: once it is synced, every 8 commits or when asked.
@@ -28,7 +28,6 @@ _log = logging.getLogger("coral")
 _BATCH = 8
 _LOOKS = 3  # for what others may be moving about
 _DIRECTORIES = 256  # parsed directories that are kept
-_MAX_DEPTH = 16  # differences on differences that are followed; repack makes 2 at most
 _T = TypeVar("_T")
 
 
@@ -197,7 +196,7 @@ class Store:
                     problem = error
                 except (CorruptObject, EOFError) as error:
                     problem = problem or CorruptObject(f"{what} is damaged in {path_of(stored.pack.name)}: {error}")
-        raise problem or MissingObject(f"{what} is missing: no pack holds it. Run fsck.")
+            raise problem or copies.refused.get(id) or MissingObject(f"{what} is missing: no pack holds it. Run fsck.")
 
     def read_commit(self, id: str) -> Commit:
         """A commit with its notes merged in."""
@@ -255,128 +254,3 @@ class Store:
             folders |= {folder.rpartition("/")[0] for folder in folders if folder.count("/") > 0}
             for folder in sorted(folders, key=lambda folder: (folder != "packs", folder)):
                 self.fs.fsync_dir(folder)
-
-
-class Copies:
-    """Packs that are held open, so that what was found in them stays readable whatever happens to their names."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._open: dict[str, tuple[ReadFile, Directory] | None] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def known(self, id: str) -> Stored | None:
-        """A copy of an object in a pack that is known of, without looking for new packs; a whole one if there is."""
-        return next(iter(self._known(id)), None)
-
-    def all(self, id: str) -> Iterator[Stored]:
-        """Every copy of an object, whole ones first, after a look for new packs where the known ones do not do."""
-        seen = set()
-        for stored in self._known(id):
-            seen.add(stored.pack.name)
-            yield stored
-        for _ in range(_LOOKS):  # more than one where there is nothing: it may be on its way to another place
-            self._store.index.refresh()  # whatever it says: another thread may just have looked
-            for stored in self._known(id):
-                if stored.pack.name not in seen:
-                    seen.add(stored.pack.name)
-                    yield stored
-            for stored in self._in_trash(id):
-                if stored.pack.name not in seen:
-                    seen.add(stored.pack.name)
-                    yield stored
-            if seen:
-                return
-
-    def _in_trash(self, id: str) -> list[Stored]:
-        """Copies in packs that are being collected, or were when that was interrupted, and that no index knows of."""
-        found, fs = [], self._store.fs
-        for folder in fs.list("trash"):
-            for file in fs.list(f"trash/{folder}"):
-                name = file.removesuffix(".pack")
-                opened = self._open_pack(name) if is_id(name) and name not in self._open else self._open.get(name)
-                if opened is not None and id in opened[1].ids:
-                    entry = _known_entry(opened[1], opened[1].ids.index(id))
-                    if entry is not None:
-                        found.append(Stored(opened[1], opened[0], entry))
-        return found
-
-    def chains(self, id: str) -> Iterator[Chain]:
-        """Every way to get at a tensor's bytes, without differences first. What leads nowhere is left out."""
-        for stored in self.all(id):
-            with suppress(CorruptObject, NewerFormat):
-                yield self.chain(stored)
-
-    def chain(self, stored: Stored) -> Chain:
-        """A copy with the bases that it needs. CorruptObject or MissingObject if they are not there, or not its."""
-        links = [stored]
-        while base := links[-1].entry.base:
-            of, what = links[-1].entry, f"tensor {stored.entry.id[:12]}"
-            if len(links) > _MAX_DEPTH or any(link.entry.id == base for link in links):
-                raise CorruptObject(f"{what} is a difference that leads back to itself, or too far")
-            found = self.known(base) or next(self.all(base), None)
-            if found is None:
-                raise MissingObject(f"{what} is a difference from {base[:12]}, which no pack holds. Run fsck.")
-            if (found.entry.kind, found.entry.dtype, found.entry.nbytes) != ("tensor", of.dtype, of.nbytes):
-                raise CorruptObject(f"{what} is a difference from {base[:12]}, which is not of its size and dtype")
-            links.append(found)
-        return Chain(links)
-
-    def get(self, id: str, name: str, commit: str) -> Chain:
-        """How to read a commit's tensor; MissingObject, or CorruptObject, says which it is where that cannot be."""
-        found, problem = self.known(id), ""
-        try:
-            if found is not None:
-                return self.chain(found)
-        except CorruptObject as error:
-            problem = str(error)
-        for chain in self.chains(id):
-            return chain
-        what = f"tensor {name!r} of commit {commit[:12]}"
-        if problem:
-            raise CorruptObject(f"{what}: {problem}", tensor=name, commits=[commit])
-        raise MissingObject(f"{what} is missing: no pack holds {id[:12]}. Run fsck.", tensor=name, commits=[commit])
-
-    def _known(self, id: str) -> list[Stored]:
-        copies = []
-        for place in self._store.index.known(id):
-            found = self._open[place.pack] if place.pack in self._open else self._open_pack(place.pack)
-            if found is not None:
-                file, pack = found
-                if place.entry < len(pack.ids) and pack.ids[place.entry] == id:
-                    entry = _known_entry(pack, place.entry)
-                    if entry is not None:
-                        copies.append(Stored(pack, file, entry))
-        return copies if len(copies) < 2 else sorted(copies, key=lambda stored: stored.entry.codec)
-
-    def _open_pack(self, name: str) -> tuple[ReadFile, Directory] | None:
-        """Open a pack; None if it is gone or damaged: another copy may be whole, and fsck says what is wrong."""
-        found, file = None, None
-        try:
-            file = self._store.open_pack(name)
-            found = file, self._store.directory(name, file)
-        except FileNotFoundError:
-            self._store.index.forget(name)
-            return None  # not for good: it may be put back
-        except CorruptObject:
-            if file is not None:
-                file.close()
-        self._open[name] = found
-        return found
-
-    def close(self) -> None:
-        """Let the packs go."""
-        for found in self._open.values():
-            if found is not None:
-                found[0].close()
-        self._open.clear()
-
-
-def _known_entry(pack: Directory, number: int) -> Entry | None:
-    """An entry; None if a newer coral stored it: another copy may be of a codec that is known."""
-    try:
-        return pack.entry(number)
-    except NewerFormat:
-        return None
