@@ -347,6 +347,29 @@ def test_what_is_committed_anew_is_stored_anew(case: Case, lie: Lie) -> None:
     assert case.read() == VICTIM.tobytes()
 
 
+@pytest.mark.parametrize("nbytes", [3999, 3998, 3996, 4001, 4004, 0])
+@pytest.mark.parametrize("whole", [False, True])
+def test_bytes_that_are_no_elements(repo: Repository, folder: Path, nbytes: int, whole: bool) -> None:
+    """A keyframe's tensor that has not the bytes that its dtype and shape say, as a copy and as a base."""
+    made = [np.random.default_rng(number).standard_normal(1000).astype(np.float32) for number in range(4)]
+    ids = [repo.commit({"w": data, "fine": data[:-1]}) for data in made]
+    tensor = repo.tree(ids[0])["w"].id
+    case = Case(folder, ids[0], ids[0], ids[-1], tensor)
+    path, entry = place(case, tensor)
+    split(case, path, lambda entry: entry.id != tensor)
+    path.unlink()
+    says = {"codec": 0, "params": 0, "base": None} if whole else {"codec": Planes.code, "base": None}
+    lie = Lie("", says | {"digests": bytes(32 if nbytes else 0)}, row={"nbytes": nbytes})
+    write(case, (entry, lie, bytes(nbytes) if whole else b"\0" * (nbytes // 2) + bytes(12)))
+    for work in case.upkeep():
+        with suppress(CoralError):
+            work()
+        for id, data in zip(ids[1:], made[1:], strict=True):
+            assert case.open().load(id)["w"].data.tobytes() == data.tobytes()
+    with pytest.raises(CoralError):
+        case.read()
+
+
 @pytest.mark.parametrize("length", [2, 17, 20])
 def test_a_chain_that_is_too_long_or_has_no_end(case: Case, length: int) -> None:
     """Each is what it says, of the one after it; the last of the first, or of what is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,11 +50,11 @@ class Bases:
     known: dict[str, Choice]  # by name: what was chosen for another commit of the same keyframe
     _samples: dict[str, list[Bits]] = field(default_factory=dict)
 
-    def encoding(self, name: str, id: str) -> Encoding:
+    def encoding(self, name: str, tensor: TensorEntry) -> Encoding:
         """How to encode a tensor of that name; CorruptObject if it cannot be read."""
-        source = next(self.copies.chains(id), None)
+        source = next(self._readable(tensor), None)
         if source is None:
-            raise CorruptObject(f"tensor {name!r} ({id[:12]}) is in no pack that can be read")
+            raise CorruptObject(f"tensor {name!r} ({tensor.id[:12]}) is in no pack that can be read")
         chosen, named = self.known.get(name), self._named(name, source)
         if chosen is not None and (named is not None or not chosen.codec.needs_base):
             return Encoding(source, named if chosen.codec.needs_base else None, chosen)
@@ -84,34 +84,42 @@ class Bases:
         named, entry = self.candidates.get(name), source.entry
         if named is None or (named.dtype, named.shape) != (entry.dtype, entry.shape):
             return None
-        return self._chain(named.id, source)
+        return self._chain(named, source)
 
     def _most_similar(self, source: Chain, sample: list[Bits]) -> Chain | None:
         """The tensor of the keyframe, of the same dtype and shape, that is most like it, if it is like it enough."""
         entry = source.entry
-        best: tuple[float, str] = (self.config.similarity_threshold, "")
+        best, found = self.config.similarity_threshold, None
         assert entry.dtype is not None
         mine = _values(sample, entry.dtype)
         for other in {e.id: e for e in self.candidates.values()}.values():
             if (other.dtype, other.shape) == (entry.dtype, entry.shape) and other.id != entry.id:
-                chain = self._chain(other.id, source)
+                chain = self._chain(other, source)
                 if chain is not None:
                     theirs = _values(self._sample(chain), entry.dtype)
-                    best = max(best, (similarity(mine, theirs, entry.dtype), other.id))
-        return self._chain(best[1], source) if best[1] else None
+                    alike = similarity(mine, theirs, entry.dtype)
+                    if alike >= best:
+                        best, found = alike, chain
+        return found
 
-    def _chain(self, id: str, source: Chain) -> Chain | None:
+    def _readable(self, tensor: TensorEntry) -> Iterator[Chain]:
+        """The copies of a tensor that say of it what the tree says."""
+        known = tensor.dtype, tensor.shape, tensor.nbytes
+        for chain in self.copies.chains(tensor.id):
+            if (chain.entry.dtype, chain.entry.shape, chain.entry.nbytes) == known:
+                yield chain
+
+    def _chain(self, tensor: TensorEntry, source: Chain) -> Chain | None:
         """A tensor as a base, or what it is itself a difference from where it is one too often."""
-        while True:
-            chain = next(self.copies.chains(id), None)
-            if chain is None:
-                return None
+        chain = next(self._readable(tensor), None)
+        while chain is not None:
             ids = {link.entry.id for link in chain.links}
             if source.entry.id in ids or not self.unreadable.isdisjoint(ids):
                 return None
             if chain.depth <= (0 if self.keyframe else self.config.max_depth - 1):
                 return chain
-            id = chain.links[1].entry.id
+            chain = next(self.copies.chains(chain.links[1].entry.id), None)
+        return None
 
     def _sample(self, chain: Chain) -> list[Bits]:
         """Spans of a tensor, of the blocks that they lie in one unit each is read."""

@@ -155,7 +155,7 @@ class Encoder:
                     if entry.id in own and entry.nbytes >= self._config.min_size and entry.nbytes:
                         own.discard(entry.id)
                         try:
-                            encoding = bases.encoding(name, entry.id)
+                            encoding = bases.encoding(name, entry)
                         except (CorruptObject, EOFError) as error:
                             raise _Unreadable(entry.id, error) from error
                         if encoding.pays(task.tensors[entry.id]):
