@@ -156,6 +156,20 @@ def test_patience_leaves_whole_what_may_be_nearer_to_a_keyframe_to_come(
     assert [n for n, id in enumerate(ids) if stored(id, "w").codec == RAW] != whole
 
 
+def test_of_a_keyframe_what_nothing_is_a_difference_from_is_encoded_too(
+    repo: Repository, stored: Callable[[str, str], Entry]
+) -> None:
+    """Planes do not shrink it enough to make up for reading them with each difference: here there is none."""
+    rng = np.random.default_rng(1)
+    ids = [repo.commit({"w": data, "m": rng.standard_normal(20_000).astype(np.float32)}) for data in walk(2, 4)]
+    repo.repack(config=config())
+    key = ids[0]
+    assert stored(key, "w").codec == RAW
+    assert stored(ids[1], "w").base == repo.tree(key)["w"].id
+    assert stored(ids[1], "m").codec == stored(key, "m").codec == Planes.code
+    assert repo.repack(config=config()).tensors == 0
+
+
 # ---- each option
 
 

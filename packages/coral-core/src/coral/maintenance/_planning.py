@@ -17,14 +17,17 @@ from coral.maintenance._marking import Marker, Marks
 from coral.objects import Commit
 from coral.store._pack import RAW
 
-__all__ = ["Job", "plan"]
+__all__ = ["Job", "plan", "spare"]
 
 _WORTH = 0.05  # of the bytes to be encoded anew, what has to be saved by letting go of a pruned keyframe
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A commit to encode: as a keyframe, or against `key`. `key` of a keyframe is the one before it, if any."""
+    """A commit to encode: as a keyframe, or against `key`. `key` of a keyframe is the one before it, if any.
+
+    Without a key, what is no keyframe stands alone.
+    """
 
     commit: Commit
     keyframe: bool
@@ -98,6 +101,22 @@ def plan(
                 continue
             members.append(Job(place.commit, False, near.commit, tensors))
     return keyframes + members
+
+
+def spare(jobs: list[Job], marks: Marks, marker: Marker, settled: Mapping[str, Copy]) -> list[Job]:
+    """What to encode of the keyframes that these jobs were encoded against.
+
+    They were left whole so that differences from them are read fast: needless for what none is a difference from.
+    """
+    keys = {job.key.id: job.key for job in jobs if job.key is not None and not job.keyframe}
+    bases = {copy.base for copy in settled.values()}
+    found = []
+    for key in keys.values():
+        whole = [id for id in marker.tensors(key) if id in settled and settled[id].codec == RAW and id not in bases]
+        tensors = tuple(id for id in whole if id not in marks.whole)
+        if tensors:
+            found.append(Job(key, False, None, tensors))
+    return found
 
 
 def _line(marks: Marks, marker: Marker, settled: Mapping[str, Copy]) -> _Line:

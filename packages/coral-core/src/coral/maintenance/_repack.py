@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coral import _json
 from coral.delta import DeltaConfig
@@ -20,7 +20,7 @@ from coral.maintenance._crew import encode_all
 from coral.maintenance._encoding import Task
 from coral.maintenance._gc import Collected, Collector
 from coral.maintenance._inventory import Copy
-from coral.maintenance._planning import Job, plan
+from coral.maintenance._planning import Job, plan, spare
 from coral.store import intents
 from coral.store._files import put_if_absent, seal
 
@@ -66,36 +66,63 @@ def repack(
     `aggressive` takes the codecs that are slow to read, for what is encoded already, too. `patient` leaves whole what
     is likely to find a nearer keyframe. Raises Conflict while another repack is at work.
     """
-    store, done = collector.store, Repacked()
-    freed: list[Collected] = []
-    waiting = 0
-    with collector.lock, _lease(store.fs):
+    work = _Work(collector, config, aggressive, patient, progress)
+    with collector.lock, _lease(collector.store.fs):
         marks, settled = collector.survey()
         again = aggressive and config.codec == "auto"
         jobs = plan(marks, collector.marker, settled, config, patient=patient, again=again)
-        batches = list(_batches(jobs, settled))
-        total, finished = sum(nbytes for _, nbytes in batches), 0
-        parts = encode_all(store, config, [tasks for tasks, _ in batches], total, aggressive=aggressive)
+        work.encode(jobs, settled)
+        if any(not job.keyframe for job in jobs):
+            marks, settled = collector.survey()
+            work.encode(spare(jobs, marks, collector.marker, settled), settled)
+    work.collect()
+    return work.done
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a repack does, and what it has done."""
+
+    collector: Collector
+    config: DeltaConfig
+    aggressive: bool
+    patient: bool
+    progress: Progress | None
+    done: Repacked = field(default_factory=Repacked)
+    total: int = 0
+    finished: int = 0
+    waiting: int = 0  # bytes of tensors since the last collection
+
+    def encode(self, jobs: list[Job], settled: Mapping[str, Copy]) -> None:
+        """Encode what there is to do, and free copies as it goes on: never are all there beside what stands for them"""
+        batches, done = list(_batches(jobs, settled)), self.done
+        nbytes = sum(nbytes for _, nbytes in batches)
+        self.total += nbytes
+        todo = [tasks for tasks, _ in batches]
+        parts = encode_all(self.collector.store, self.config, todo, nbytes, aggressive=self.aggressive)
         for (_, nbytes), part in zip(batches, parts, strict=True):
+            self.collector.verified.add(part.pack)
             done.commits += part.commits
             done.tensors += part.tensors
             done.raw_bytes += part.raw_bytes
             done.stored_bytes += part.stored_bytes
-            finished += nbytes
-            waiting += nbytes
-            if patient or waiting >= _ENOUGH:  # so that whole copies and what stands for them are not all there at once
-                freed.append(collector.collect())
-                waiting = 0
-            if progress is not None:
-                progress(finished, total)
-    freed.append(collector.collect())
-    done.freed = Collected(
-        packs_removed=sum(each.packs_removed for each in freed),
-        packs_written=sum(each.packs_written for each in freed),
-        bytes_freed=sum(each.bytes_freed for each in freed),
-        packs_restored=sum(each.packs_restored for each in freed),
-    )
-    return done
+            self.finished += nbytes
+            self.waiting += nbytes
+            if self.patient or self.waiting >= _ENOUGH:
+                self.collect()
+            if self.progress is not None:
+                self.progress(self.finished, self.total)
+
+    def collect(self) -> None:
+        """Free what is encoded now."""
+        found, before = self.collector.collect(), self.done.freed or Collected()
+        self.done.freed = Collected(
+            packs_removed=before.packs_removed + found.packs_removed,
+            packs_written=before.packs_written + found.packs_written,
+            bytes_freed=before.bytes_freed + found.bytes_freed,
+            packs_restored=before.packs_restored + found.packs_restored,
+        )
+        self.waiting = 0
 
 
 def _batches(jobs: list[Job], settled: Mapping[str, Copy]) -> Iterator[tuple[list[Task], int]]:
