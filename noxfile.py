@@ -3,6 +3,7 @@
 nox                          lint, typecheck, tests
 nox -s tests                 every package in an environment of its own, then what crosses packages
 nox -s "tests(coral-core)"   one of them; pytest's arguments go after --
+nox -s conformance           every adapter through coral.testing, and wrong ones, which it catches
 nox -s demo -- char_gpt      a script of docs/examples
 nox -s bench -- save load    benchmarks by name
 """
@@ -75,6 +76,15 @@ def typecheck(session: nox.Session) -> None:
     install(session, EVERYTHING, "mypy", "pyright[nodejs]", "pytest", "hypothesis")
     session.run("mypy", *[f"packages/{name}/src" for name in EVERYTHING])
     session.run("pyright")
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Put each adapter through the kit, and the kit through adapters that are wrong."""
+    install(session, EVERYTHING, "pytest", "hypothesis")
+    kit = "packages/coral-core/tests/testing"
+    adapters = [str(path) for path in sorted(PACKAGES.glob("*/tests/test_conformance.py"))]
+    session.run("pytest", kit, "tests/conformance", *adapters, *session.posargs)
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -58,6 +59,26 @@ def test_errors_are_a_line_and_a_status(tmp_path: Path, capsys: pytest.CaptureFi
         with pytest.raises(SystemExit) as caught:
             main(wrong)
         assert caught.value.code == 2
+
+
+def test_version_names_the_adapters_that_are_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert version(capsys) == [f"coral-core {coral.__version__}", "adapters: none"]
+    info = tmp_path / "coral_abacus-2.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: coral-abacus\nVersion: 2.5\n")
+    (info / "entry_points.txt").write_text("[coral.adapters]\nbeads = never_imported\nabacus = never_imported\n")
+    importlib.invalidate_caches()
+    assert version(capsys)[1] == "adapters: abacus (coral-abacus 2.5), beads (coral-abacus 2.5)"
+
+
+def version(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out.splitlines()
 
 
 def test_as_a_module(repo: Repository) -> None:

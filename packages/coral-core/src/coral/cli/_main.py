@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from coral._version import __version__
+from coral.cli._adapters import installed_adapters
 from coral.cli._priority import stand_back
 from coral.delta import DeltaConfig
 from coral.errors import Conflict, CoralError
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="coral", description="Version control for model weights.")
-    parser.add_argument("--version", action="version", version=f"coral-core {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which versions are installed, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     repack = commands.add_parser("repack", help="store the past as differences, and free what they stand for")
@@ -54,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--grace", type=float, help="seconds for which packs that nothing leads to are kept")
     gc.set_defaults(run=lambda args: Repository(args.path).gc(args.grace))
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks for adapters when it is asked to: reading what is installed takes longer than any command's parser."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        adapters = ", ".join(installed_adapters()) or "none"
+        sys.stdout.write(f"coral-core {__version__}\nadapters: {adapters}\n")
+        parser.exit()
 
 
 def _encode(args: argparse.Namespace) -> None:
