@@ -4,6 +4,8 @@
     def test_any_schedule(schedule: Schedule) -> None:
         with TemporaryDirectory() as folder:
             TestMyAdapter().check(schedule, Path(folder))
+
+Where a framework cannot do some of them, filter: `schedules().filter(lambda schedule: schedule.accumulate == 1)`.
 """
 
 from __future__ import annotations
