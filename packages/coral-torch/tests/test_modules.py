@@ -11,7 +11,8 @@ from coral import WeightTensor
 from coral.errors import UnsupportedValue, WeightsMismatch
 from coral.integrations.pytorch import PyTorchIntegration as Pt
 from coral.integrations.pytorch import to_weight
-from coral.integrations.pytorch._modules import load_weights, tied_groups, unwrapped
+from coral.integrations.pytorch._loading import load_weights
+from coral.integrations.pytorch._modules import tied_groups, unwrapped
 
 
 class Tied(nn.Module):

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from coral import WeightTensor
-from coral.integrations.pytorch import _modules, _optimizers, _random
+from coral.integrations.pytorch import _loading, _modules, _optimizers, _random
+from coral.integrations.pytorch._fitting import LoadReport
 from coral.integrations.pytorch._state import fresh
 
 __all__ = ["PyTorchIntegration"]
@@ -37,15 +38,13 @@ class PyTorchIntegration:
         return {name: fresh(name, tensor) for name, tensor in parts.tensors.items()}
 
     @staticmethod
-    def weights_to_model(
-        weights: Mapping[str, WeightTensor], model: nn.Module, *, strict: bool = True
-    ) -> _modules.LoadReport:
+    def weights_to_model(weights: Mapping[str, WeightTensor], model: nn.Module, *, strict: bool = True) -> LoadReport:
         """Copy weights into the model, in place, and say what was loaded.
 
         WeightsMismatch lists all that does not fit exactly, and leaves the model as it was; with `strict=False` what
         fits is loaded and the rest is in the report.
         """
-        return _modules.load_weights(model, weights, strict=strict)
+        return _loading.load_weights(model, weights, strict=strict)
 
     @staticmethod
     def save_optimizer_state(optimizer: _optimizers.Stateful) -> dict[str, Any]:

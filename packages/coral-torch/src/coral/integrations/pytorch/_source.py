@@ -13,8 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from coral import WeightTensor
 from coral.integrations.pytorch._buffers import TensorBuffers
+from coral.integrations.pytorch._loading import load_weights
 from coral.integrations.pytorch._metrics import MeanMetrics
-from coral.integrations.pytorch._modules import load_weights, module_parts, tied_groups
+from coral.integrations.pytorch._modules import module_parts, tied_groups
 from coral.integrations.pytorch._optimizers import (
     Stateful,
     check_optimizer,

@@ -37,14 +37,17 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _TORCH = MappingProxyType({name: dtype for dtype, name in NAMES.items()})
 
 
-def check(tensor: Tensor, path: str) -> str:
-    """Return coral's name of the tensor's dtype; UnsupportedValue names the tensor if it cannot be stored exactly."""
+def check(tensor: Tensor, path: str, *, meta: bool = False) -> str:
+    """Return coral's name of the tensor's dtype; UnsupportedValue names the tensor if it cannot be stored exactly.
+
+    With `meta` it may be on the meta device, and have no data yet.
+    """
     if type(tensor) in PLAIN:
-        return _check(tensor, path)
+        return _check(tensor, path, meta)
     with torch._C.DisableTorchFunctionSubclass():
         if is_lazy(tensor) or hasattr(tensor, "__tensor_flatten__"):
             raise UnsupportedValue(f"{path}: {_why_not(tensor)}", path=path)
-        return _check(tensor, path)
+        return _check(tensor, path, meta)
 
 
 def detached(tensor: Tensor) -> Tensor:
@@ -98,9 +101,9 @@ def from_weight(weight: WeightTensor) -> Tensor:
     return tensor if tensor.dtype is dtype else tensor.view(dtype)
 
 
-def _check(tensor: Tensor, path: str) -> str:
+def _check(tensor: Tensor, path: str, meta: bool) -> str:
     name = NAMES.get(tensor.dtype)
-    if name is None or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_nested:
+    if name is None or tensor.layout is not torch.strided or (tensor.is_meta and not meta) or tensor.is_nested:
         raise UnsupportedValue(f"{path}: {_why_not(tensor)}", path=path)
     return name
 
