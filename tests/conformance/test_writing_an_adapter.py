@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from tests.conformance.page import BLOCKS, CODE
 
 from coral import Repository
 from coral.testing import Schedule
 from coral.testing.strategies import schedules
 from coral.training import CheckpointConfig
-from tests.conformance.page import BLOCKS, CODE
 
 TestNumpyCheckpoints = CODE.TestNumpyCheckpoints
 
