@@ -24,6 +24,7 @@ from coral.training._events import (
     Save,
     Saved,
     SaveFailed,
+    SaveRequested,
     StepEnd,
     Stop,
     TrainBegin,
@@ -73,6 +74,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
             group.append(EpochEnd(step, epoch, draw(st.sampled_from([True, True, False])), draw(METRICS)))
             epoch += 1
         group += [Evaluated(step, draw(METRICS)) for _ in range(draw(st.sampled_from([0, 1, 1, 2])))]
+        group += [SaveRequested(step)] * draw(st.sampled_from([0, 0, 0, 1]))
         schedule.append(group)
     end = draw(st.sampled_from([None, TrainEnd(step), Interrupted(step, "exception"), Interrupted(step, "preempted")]))
     if end is not None:
@@ -277,6 +279,8 @@ def test_the_saves_are_those_that_the_triggers_say(
                     why.add("final")
                 case Interrupted(cause=cause) if config.save_on_interrupt:
                     why.add(cause)
+                case SaveRequested():
+                    why.add("requested")
         if why:
             expected[step] = why
             last_step = step

@@ -24,6 +24,7 @@ from coral.training._events import (
     Save,
     Saved,
     SaveFailed,
+    SaveRequested,
     StepEnd,
     Stop,
     TrainBegin,
@@ -438,6 +439,23 @@ def test_the_end_is_saved_unless_its_step_is_already() -> None:
     run = Run()
     assert run.emit(StepEnd(3), TrainEnd(3)) == [save(3, "final")]
     assert Run(save_on_train_end=False).emit(StepEnd(3), TrainEnd(3)) == []
+
+
+def test_a_save_asked_for_by_hand_is_made_at_that_step_or_joins_what_is_saved_there() -> None:
+    run = Run(save_every_n_steps=2)
+    assert run.emit(StepEnd(1), SaveRequested(1)) == [save(1, "requested")]
+    assert run.emit(SaveRequested(1)) == []
+    assert run.emit(SaveRequested(2), StepEnd(2)) == [save(2, "requested", "step")]
+    run.emit(StepEnd(4))
+    assert run.emit(SaveRequested(4)) == [note(4, "requested", "step")]
+
+
+def test_a_save_asked_for_by_hand_moves_the_step_trigger_on() -> None:
+    run = Run(save_every_n_steps=3)
+    run.emit(StepEnd(2), SaveRequested(2))
+    assert run.emit(StepEnd(3)) == [save(3, "step")]
+    run.emit(StepEnd(7), SaveRequested(7))
+    assert run.emit(StepEnd(8)) == []
 
 
 @pytest.mark.parametrize("cause", get_args(Cause))

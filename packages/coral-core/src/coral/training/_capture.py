@@ -11,10 +11,10 @@ _log = logging.getLogger("coral")
 
 
 class Capture:
-    """Takes the snapshots of a run; `nbytes` is how much there was in the first one, once it was taken."""
+    """Takes the snapshots of a run; `nbytes` is how much there was in the first one."""
 
     def __init__(self, source: StateSource, *, copies: bool, experiment: str) -> None:
-        self.nbytes: int | None = None
+        self.nbytes = 0
         self._source = source
         self._copies = copies
         self._experiment = experiment
@@ -26,7 +26,7 @@ class Capture:
             return self._measured(self._source.capture(copy=False)), False
         if not self._has_room:  # the first copy takes memory, which later ones use again
             views = self._measured(self._source.capture(copy=False))
-            if short_of_memory(self.nbytes or 0):
+            if short_of_memory(self.nbytes):
                 _log.warning("%s: memory is short of a second copy: saving step %d in place", self._experiment, step)
                 return views, False
             del views
@@ -34,6 +34,6 @@ class Capture:
         return self._source.capture(), True
 
     def _measured(self, snapshot: Snapshot) -> Snapshot:
-        if self.nbytes is None:
+        if not self.nbytes:
             self.nbytes = nbytes_of(snapshot)
         return snapshot

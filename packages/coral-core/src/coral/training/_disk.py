@@ -11,6 +11,7 @@ from coral.training._config import CheckpointConfig
 from coral.training._events import Prune, Saved
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import PolicyState
+from coral.training._retention import has_budget
 
 _log = logging.getLogger("coral")
 
@@ -19,7 +20,7 @@ Checkpoints = list[tuple[int, str]]
 
 
 class Disk:
-    """Compares the free space with what a save needs: what the last one added, and everything for the first.
+    """Compares the free space with what a save needs: all there is at first, later what the last one added.
 
     `free` frees what is pruned, `prune` prunes checkpoints; both say how many bytes that was.
     """
@@ -31,22 +32,24 @@ class Disk:
         self._config = config
         self._free = free
         self._prune = prune
-        self._need = 0
+        self._whole = 0  # bytes of a checkpoint, if nothing of it is there already
+        self._need: int | None = None  # what the next save is expected to add, once two of them say so
         self._held: set[str] | None = None  # the tensors of the last save
         self._warned = False
 
     def begin(self, nbytes: int, experiment: str, *, held: int) -> None:
         """Before the first save, of `nbytes` bytes: warn where what is to be kept, with `held` there, may not fit."""
-        self._need = nbytes
+        if self._whole:
+            return
+        self._whole = self._need = nbytes
         room, config = self._room(), self._config
         budget = (config.keep_last_n_checkpoints or 0) + (config.keep_best_n_checkpoints or 0)
-        wanted = max(budget + 1 - held, 1)  # the next one is there before the one that it replaces goes
+        wanted = max((budget or 1) + 1 - held, 1)  # the next one is there before the one that it replaces goes
         if room is not None and room < wanted * nbytes:
             self._warned = True
-            kept = f"the {wanted} checkpoints that it is to hold take" if budget else "a checkpoint takes"
             _log.warning(
-                "%s: %s has %s bytes free; %s up to %s bytes. Free some space, or keep less.",
-                experiment, self._repo.path, f"{room:,}", kept, f"{wanted * nbytes:,}",
+                "%s: %s has %s bytes free; the next %d checkpoints take up to %s. Free some space, or keep fewer.",
+                experiment, self._repo.path, f"{room:,}", wanted, f"{wanted * nbytes:,}",
             )  # fmt: skip
 
     def save(self, save: Callable[[], str], spare: Checkpoints) -> str:
@@ -56,44 +59,46 @@ class Disk:
         budgets once this save is done. Raises what `save` raises where no room could be made.
         """
         room = self._room()
-        if room is not None and room < self._need:
+        if room is not None and self._need is not None and room < self._need:
             _log.warning(
                 "%s: %s bytes are free, and a save takes up to %s: making room",
                 self._repo.path, f"{room:,}", f"{self._need:,}",
             )  # fmt: skip
-            self._make_room(spare, room)
+            self._make_room(spare, self._need, room)
         try:
             commit = save()
         except DiskFull as error:
             _log.warning("%s: making room, as a save found none: %s", self._repo.path, error)
-            room = self._room()
+            room, need = self._room(), self._whole if self._need is None else self._need
             # what is free is not all to be had where a quota says so
-            if not self._make_room(spare, room if room is not None and room < self._need else 0):
+            if not self._make_room(spare, need, room if room is not None and room < need else 0):
                 raise
             commit = save()
         self._measure(commit)
         return commit
 
-    def _make_room(self, spare: Checkpoints, room: int) -> int:
-        """Free what can go until a save fits; returns the bytes freed."""
+    def _make_room(self, spare: Checkpoints, need: int, room: int) -> int:
+        """Free what can go until so much is there; returns the bytes freed."""
         freed = self._free()
-        if room + freed < self._need and self._prune(spare):
+        if room + freed < need and self._prune(spare):
             freed += self._free()
         _log.info("%s: %s bytes were freed", self._repo.path, f"{freed:,}")
         return freed
 
     def _measure(self, commit: str) -> None:
-        """What this save added is what the next one is expected to; and whether that one still fits is said early."""
+        """What this save added is what the next one is expected to; that it will not fit is said early."""
         try:
             entries = {entry.id: entry.nbytes for entry in self._repo.tree(commit).values()}
             state = self._repo.show(commit).nbytes - sum(entries.values())  # its tensors are not told apart
         except (CoralError, OSError):  # pruned by someone else meanwhile: what is known will do
             return
-        before, self._held = self._held, set(entries)
+        before, self._held, self._need = self._held, set(entries), None
         if before is not None:
             self._need = max(state, 0) + sum(nbytes for id, nbytes in entries.items() if id not in before)
+        if self._warned or self._need is None or has_budget(self._config):  # a budget makes room for the next one
+            return
         room = self._room()
-        if not self._warned and room is not None and room < self._need:
+        if room is not None and room < self._need:
             self._warned = True
             _log.warning(
                 "%s: %s bytes are left, and the next save takes up to %s",

@@ -151,7 +151,6 @@ class CheckpointManager:
     # -- saving -----------------------------------------------------------------------------------------------------
 
     def _save(self, action: Save, events: tuple[Event, ...]) -> None:
-        first = self._capture.nbytes is None
         try:
             snapshot, copied = self._capture.take(action.step)
         except Exception as error:  # noqa: BLE001 - reported at the next event
@@ -163,8 +162,7 @@ class CheckpointManager:
         record = self._record(action.step, snapshot)
         work = partial(self._writer.commit, snapshot, record, action.reasons, dict(self.state.metrics))
         if self.config.check_disk:
-            if first and self._capture.nbytes is not None:
-                self._disk.begin(self._capture.nbytes, self.experiment, held=len(self._commits))
+            self._disk.begin(self._capture.nbytes, self.experiment, held=len(self._commits))
             work = partial(self._disk.save, work, spare(self.policy, self.state, action.step, self._commits))
         saved = self._queue.save(action.step, work, here=False) if copied else self._in_place(action.step, work)
         self._queue.do(lambda: None if saved.exception() else self._upkeep.saved(saved.result()))
