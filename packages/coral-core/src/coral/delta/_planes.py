@@ -106,8 +106,9 @@ def _joined(low: Bytes, high: Bytes, out: Bits, *, top: bool) -> Bits:
         return np.bitwise_or(out, low, out=out)
     np.copyto(out.view("<i2"), low.view(np.int8))  # the sign spreads over the byte above
     np.bitwise_and(out, _PART.type(0x807F), out=out)
-    exponents = scratch("exponents", out.size, _PART)
-    return np.bitwise_or(out, np.left_shift(high, _PART.type(7), out=exponents, dtype=_PART), out=out)
+    exponents: Bits = scratch("exponents", out.size, _PART)
+    np.left_shift(high, _PART.type(7), out=exponents, dtype=_PART)
+    return np.bitwise_or(out, exponents, out=out)
 
 
 def _above(bits: Bits | Bytes, by: int) -> Bits:

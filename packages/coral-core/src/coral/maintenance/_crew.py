@@ -11,8 +11,9 @@ import logging
 import os
 import queue
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -25,7 +26,7 @@ from coral.filesystem import LocalFileSystem
 from coral.maintenance._encoding import Done, Encoder, Task
 from coral.store import Store, intent
 
-__all__ = ["encode_all", "serve"]
+__all__ = ["Encode", "encoders", "serve"]
 
 _log = logging.getLogger("coral")
 
@@ -34,19 +35,28 @@ _MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str
 _WORTH = 128 << 20  # bytes of tensors from which starting processes pays
 
 
-def encode_all(
-    store: Store, config: DeltaConfig, batches: Sequence[list[Task]], nbytes: int, *, aggressive: bool
-) -> Iterator[Done]:
-    """Encode batches, of `nbytes` bytes of tensors in all, each into a pack of its own; what came of each, in turn."""
-    with intent(store.fs, "repack", []) as operation:
+Encode = Callable[[Sequence[list[Task]], int], Iterator[Done]]
+"""Encodes batches, of so many bytes of tensors in all, each into a pack of its own; what came of each, in turn."""
+
+
+@contextmanager
+def encoders(store: Store, config: DeltaConfig, *, aggressive: bool) -> Iterator[Encode]:
+    """All that can encode, as one function; processes are started once there is enough to do, and kept."""
+    with intent(store.fs, "repack", []) as operation, ExitStack() as stack:
         here = Encoder(store, config, operation, aggressive=aggressive)
-        count = min(threads(), len(batches))
-        if count < 2 or nbytes < _WORTH or not isinstance(store.fs, LocalFileSystem):
-            yield from map(here.run, batches)
-            return
-        with _Crew(store.fs.root, config, count, aggressive=aggressive) as crew:
+        crew: _Crew | None = None
+
+        def encode(batches: Sequence[list[Task]], nbytes: int) -> Iterator[Done]:
+            nonlocal crew
+            if crew is None and isinstance(store.fs, LocalFileSystem) and nbytes >= _WORTH and threads() > 1:
+                crew = stack.enter_context(_Crew(store.fs.root, config, threads(), aggressive=aggressive))
+            if crew is None or len(batches) < 2:
+                yield from map(here.run, batches)
+                return
             for batch, done in zip(batches, crew.run(batches), strict=True):
                 yield here.run(batch) if done is None else done
+
+        yield encode
 
 
 class _Crew:

@@ -16,7 +16,7 @@ from coral import _json
 from coral.delta import DeltaConfig
 from coral.errors import Conflict
 from coral.filesystem import FileSystem
-from coral.maintenance._crew import encode_all
+from coral.maintenance._crew import Encode, encoders
 from coral.maintenance._encoding import Task
 from coral.maintenance._gc import Collected, Collector
 from coral.maintenance._inventory import Copy
@@ -66,15 +66,20 @@ def repack(
     `aggressive` takes the codecs that are slow to read, for what is encoded already, too. `patient` leaves whole what
     is likely to find a nearer keyframe. Raises Conflict while another repack is at work.
     """
-    work = _Work(collector, config, aggressive, patient, progress)
-    with collector.lock, _lease(collector.store.fs):
+    store = collector.store
+    with (
+        collector.lock,
+        _lease(store.fs),
+        encoders(store, config, aggressive=aggressive) as encode,
+    ):
+        work = _Work(collector, encode, patient, progress)
         marks, settled = collector.survey()
         again = aggressive and config.codec == "auto"
         jobs = plan(marks, collector.marker, settled, config, patient=patient, again=again)
-        work.encode(jobs, settled)
+        work.do(jobs, settled)
         if any(not job.keyframe for job in jobs):
             marks, settled = collector.survey()
-            work.encode(spare(jobs, marks, collector.marker, settled), settled)
+            work.do(spare(jobs, marks, collector.marker, settled), settled)
     work.collect()
     return work.done
 
@@ -84,8 +89,7 @@ class _Work:
     """What a repack does, and what it has done."""
 
     collector: Collector
-    config: DeltaConfig
-    aggressive: bool
+    encode: Encode
     patient: bool
     progress: Progress | None
     done: Repacked = field(default_factory=Repacked)
@@ -93,13 +97,12 @@ class _Work:
     finished: int = 0
     waiting: int = 0  # bytes of tensors since the last collection
 
-    def encode(self, jobs: list[Job], settled: Mapping[str, Copy]) -> None:
+    def do(self, jobs: list[Job], settled: Mapping[str, Copy]) -> None:
         """Encode what there is to do, and free copies as it goes on: never are all there beside what stands for them"""
         batches, done = list(_batches(jobs, settled)), self.done
         nbytes = sum(nbytes for _, nbytes in batches)
         self.total += nbytes
-        todo = [tasks for tasks, _ in batches]
-        parts = encode_all(self.collector.store, self.config, todo, nbytes, aggressive=self.aggressive)
+        parts = self.encode([tasks for tasks, _ in batches], nbytes)
         for (_, nbytes), part in zip(batches, parts, strict=True):
             self.collector.verified.add(part.pack)
             done.commits += part.commits

@@ -25,7 +25,6 @@ from coral.filesystem import ReadFile
 from coral.store._pack import MAPPED, RAW, Directory, Entry
 
 _JOB = 4 * BLOCK  # bytes that one thread decodes at a time, at least
-_MANY = 1 << 10
 _ALIGNED = 64
 _scratch = threading.local()
 
@@ -113,6 +112,8 @@ class Chain:
         self._links = [_Link(stored) for stored in links]
         self.unit = max(BLOCK, self._links[0].block)
         """Bytes that are read at once."""
+        self._summed = sum(1 for _ in itertools.takewhile(lambda link: link.entry.codec == Same.code, links))
+        """The first link with sums: one that is the same as its base has none of its own."""
 
     @property
     def entry(self) -> Entry:
@@ -134,16 +135,16 @@ class Chain:
         for depth in range(1, len(self.links)):
             yield Chain(self.links[depth:])
 
-    def read(self, at: int, out: Bytes, *, checked: int = _MANY) -> None:
+    def read(self, at: int, out: Bytes, *, checked: bool = True) -> None:
         """Fill `out` with the bytes from `at`, the start of a unit, on: at most that unit.
 
-        The first `checked` links are checked by their sums; for who goes by SHA-256 afterwards, fewer will do. Raises
+        If `checked`, what comes out is compared with its sums, which shows damage anywhere in the chain. Raises
         CorruptObject, EOFError.
         """
-        base = None if checked > self.depth else self._shown(at, out.size)
+        base = self._shown(at, out.size) if self.depth > self._summed or not checked else None
         for depth in range(self.depth - (base is not None), -1, -1):
             target = buffer(f"base {depth % 2}", out.size) if depth else out
-            self._links[depth].read(at, base, target, checked=depth < checked)
+            self._links[depth].read(at, base, target, checked=checked and depth == self._summed)
             base = target
 
     def _shown(self, at: int, size: int) -> Bytes | None:
@@ -157,7 +158,7 @@ class Chain:
         found = self.links[0].file.view(entry.offset + at, size) if self.whole else None
         if found is None:
             found = buffer(name, size)
-            self.read(at, found, checked=0)
+            self.read(at, found, checked=False)
         return found
 
     def units(self) -> Iterator[tuple[int, int]]:
@@ -168,7 +169,7 @@ class Chain:
     def digests(self, start: int, end: int) -> bytes:
         """The SHA-256 of each block of a unit, whose stored bytes are checked by their sums."""
         data = buffer("verified", end - start)
-        self.read(start, data, checked=1)
+        self.read(start, data)
         return b"".join([sha256(data[at : at + BLOCK]) for at in range(0, data.size, BLOCK)])
 
     def verify(self, digests: bytes | None = None) -> None:
