@@ -10,7 +10,8 @@ from coral.training import CheckpointConfig
 
 
 def _config(**options: Any) -> CheckpointConfig:
-    return CheckpointConfig(**{"durability": "fast", "background_repack": False, **options})
+    # nothing that depends on the machine: its disk and its free time are not what is compared
+    return CheckpointConfig(**{"durability": "fast", "background_repack": False, "check_disk": False, **options})
 
 
 def _best(**options: Any) -> CheckpointConfig:

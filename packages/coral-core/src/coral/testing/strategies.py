@@ -86,5 +86,6 @@ def _configs(draw: st.DrawFn, evaluations: Evaluations | None) -> CheckpointConf
         save_on_interrupt=draw(maybe),
         durability="fast",
         background_repack=False,
+        check_disk=False,
         **judged,
     )
