@@ -12,6 +12,12 @@ CoralError
 ├── EmptyCommit            (ValueError)       a commit without a single tensor
 ├── WeightsMismatch        (ValueError)       weights that do not fit the model, all of them named
 ├── Conflict               (RuntimeError)     another writer moved the ref first
+│   └── Diverged                              the other side has commits that are not here
+├── UnknownRemote          (KeyError)         no remote of that name
+├── RemoteError            (OSError)          the other side failed
+│   ├── RemoteDenied       (PermissionError)  it refused the credentials, or what was asked with them
+│   ├── RemoteNotFound                        there is no such bucket, or folder
+│   └── RemoteUnreachable  (ConnectionError)  it did not answer, or not as it should
 ├── RefError               (LookupError)
 │   ├── UnknownRef         (KeyError)         no such commit, branch or tag
 │   ├── AmbiguousRef                          more than one commit answers to it
@@ -48,6 +54,7 @@ __all__ = [
     "CoralError",
     "CorruptObject",
     "DiskFull",
+    "Diverged",
     "EmptyCommit",
     "LimitExceeded",
     "MissingExtra",
@@ -58,10 +65,15 @@ __all__ = [
     "ReadOnly",
     "RefError",
     "RefExists",
+    "RemoteDenied",
+    "RemoteError",
+    "RemoteNotFound",
+    "RemoteUnreachable",
     "RepositoryError",
     "SaveFailedError",
     "StorageError",
     "UnknownRef",
+    "UnknownRemote",
     "UnsafeInput",
     "UnsupportedValue",
     "WeightsMismatch",
@@ -153,6 +165,47 @@ class WeightsMismatch(CoralError, ValueError):
 
 class Conflict(CoralError, RuntimeError):
     """Another writer moved the ref first; read it again and retry."""
+
+
+class Diverged(Conflict):
+    """The branch has commits, on the other side or here, that the other one has not: pull, or merge, first.
+
+    `ref` is the branch, `ours` and `theirs` are the commits that it is at.
+    """
+
+    def __init__(self, message: str, *, ref: str = "", ours: str = "", theirs: str = "") -> None:
+        super().__init__(message)
+        self.ref = ref
+        self.ours = ours
+        self.theirs = theirs
+
+
+class UnknownRemote(CoralError, KeyError):
+    """No remote of that name; `remote` is what was asked for."""
+
+    def __init__(self, message: str, *, remote: str = "") -> None:
+        super().__init__(message)
+        self.remote = remote
+
+
+class RemoteError(CoralError, OSError):
+    """The other side failed; `remote` is its URL, which never holds credentials."""
+
+    def __init__(self, message: str, *, remote: str = "") -> None:
+        super().__init__(message)
+        self.remote = remote
+
+
+class RemoteDenied(RemoteError, PermissionError):
+    """The other side refused the credentials, or what was asked with them."""
+
+
+class RemoteNotFound(RemoteError):
+    """There is no such bucket, or folder, on the other side."""
+
+
+class RemoteUnreachable(RemoteError, ConnectionError):
+    """The other side did not answer, or not as it should: the operation can be retried."""
 
 
 class RefError(CoralError, LookupError):

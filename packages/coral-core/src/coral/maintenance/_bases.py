@@ -84,7 +84,7 @@ class Bases:
         named, entry = self.candidates.get(name), source.entry
         if named is None or (named.dtype, named.shape) != (entry.dtype, entry.shape):
             return None
-        return self._chain(named, source)
+        return self.usable(named, source)
 
     def _most_similar(self, source: Chain, sample: list[Bits]) -> Chain | None:
         """The tensor of the keyframe, of the same dtype and shape, that is most like it, if it is like it enough."""
@@ -94,7 +94,7 @@ class Bases:
         mine = _values(sample, entry.dtype)
         for other in {e.id: e for e in self.candidates.values()}.values():
             if (other.dtype, other.shape) == (entry.dtype, entry.shape) and other.id != entry.id:
-                chain = self._chain(other, source)
+                chain = self.usable(other, source)
                 if chain is not None:
                     theirs = _values(self._sample(chain), entry.dtype)
                     alike = similarity(mine, theirs, entry.dtype)
@@ -109,7 +109,7 @@ class Bases:
             if (chain.entry.dtype, chain.entry.shape, chain.entry.nbytes) == known:
                 yield chain
 
-    def _chain(self, tensor: TensorEntry, source: Chain) -> Chain | None:
+    def usable(self, tensor: TensorEntry, source: Chain) -> Chain | None:
         """A tensor as a base, or what it is itself a difference from where it is one too often."""
         chain = next(self._readable(tensor), None)
         while chain is not None:

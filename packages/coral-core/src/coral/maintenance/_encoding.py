@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from coral.maintenance._marking import trees_of
 from coral.objects import Tree
 from coral.store import Copies, Operation, Store, Stored
 from coral.store._chain import encoded, verify_tensors
-from coral.store._pack import Directory, PackWriter
+from coral.store._pack import Directory, Entry, PackWriter
 
-__all__ = ["Done", "Encoder", "Task"]
+__all__ = ["Done", "Encoder", "Task", "Unreadable", "write_encoded"]
 
 _log = logging.getLogger("coral")
+_T = TypeVar("_T")
 
 Block: TypeAlias = tuple[bytes, int]
 """An encoded block, and the folded sum of what it encodes."""
@@ -60,7 +61,7 @@ class _Stale(Exception):
     """What was planned is no longer so: a commit was pruned meanwhile. Or nothing is worth encoding."""
 
 
-class _Unreadable(Exception):
+class Unreadable(Exception):
     """A tensor, or what it was to be a difference from, cannot be read."""
 
     def __init__(self, id: str, error: Exception) -> None:
@@ -90,7 +91,7 @@ class Encoder:
                 return self._run(tasks)
             except _Stale:
                 return Done()
-            except _Unreadable as problem:
+            except Unreadable as problem:
                 _log.warning("%s: tensor %s is not repacked: %s", self._store.fs.root, problem.id[:12], problem)
                 self._unreadable.add(problem.id)
 
@@ -113,29 +114,8 @@ class Encoder:
         )
 
     def _encode(self, tasks: list[Task], copies: Copies, writer: PackWriter) -> Iterator[tuple[str, int, int]]:
-        """Encode tensors side by side, and write them in turn; (commit, raw bytes, stored bytes) of each."""
-        waiting: list[tuple[Task, Encoding, int]] = []
-
-        def units() -> Iterator[tuple[Encoding, int, int]]:
-            for task, encoding in self._encodings(tasks, copies):
-                parts = list(encoding.source.units())
-                waiting.append((task, encoding, len(parts)))
-                yield from ((encoding, start, end) for start, end in parts)
-
-        results = pool().map(_encode_unit, units())
-        for first in results:
-            task, encoding, parts = waiting.pop(0)
-
-            def blocks(first: list[Block] = first, parts: int = parts) -> Iterator[Block]:
-                yield from first
-                for _ in range(parts - 1):
-                    yield from next(results)
-
-            codec, base = encoding.choice.codec, encoding.base
-            entry = encoding.source.entry._replace(
-                codec=codec.code, params=codec.params, base=base.entry.id if base else None
-            )
-            stored = writer.add_stored(entry, encoded(blocks()))
+        """Encode tensors and write them; (commit, raw bytes, stored bytes) of each."""
+        for task, stored in write_encoded(writer, self._encodings(tasks, copies)):
             yield task.commit, stored.nbytes, stored.size
 
     def _encodings(self, tasks: list[Task], copies: Copies) -> Iterator[tuple[Task, Encoding]]:
@@ -157,7 +137,7 @@ class Encoder:
                         try:
                             encoding = bases.encoding(name, entry)
                         except (CorruptObject, EOFError) as error:
-                            raise _Unreadable(entry.id, error) from error
+                            raise Unreadable(entry.id, error) from error
                         if encoding.pays(task.tensors[entry.id]):
                             yield task, encoding
 
@@ -166,6 +146,32 @@ class Encoder:
             return trees_of(self._store, self._store.read_commit(commit))
         except CorruptObject as error:
             raise _Stale from error
+
+
+def write_encoded(writer: PackWriter, encodings: Iterable[tuple[_T, Encoding]]) -> Iterator[tuple[_T, Entry]]:
+    """Encode tensors side by side, and write them in turn; the entry of each, with what came with its encoding."""
+    waiting: list[tuple[_T, Encoding, int]] = []
+
+    def units() -> Iterator[tuple[Encoding, int, int]]:
+        for what, encoding in encodings:
+            parts = list(encoding.source.units())
+            waiting.append((what, encoding, len(parts)))
+            yield from ((encoding, start, end) for start, end in parts)
+
+    results = pool().map(_encode_unit, units())
+    for first in results:
+        what, encoding, parts = waiting.pop(0)
+
+        def blocks(first: list[Block] = first, parts: int = parts) -> Iterator[Block]:
+            yield from first
+            for _ in range(parts - 1):
+                yield from next(results)
+
+        codec, base = encoding.choice.codec, encoding.base
+        entry = encoding.source.entry._replace(
+            codec=codec.code, params=codec.params, base=base.entry.id if base else None
+        )
+        yield what, writer.add_stored(entry, encoded(blocks()))
 
 
 def _encode_unit(unit: tuple[Encoding, int, int]) -> list[Block]:
@@ -178,7 +184,7 @@ def _encode_unit(unit: tuple[Encoding, int, int]) -> list[Block]:
         current = source.peek(start, end - start, "source").view(bits)  # what is wrong shows when it is verified
         other = None if base is None else base.peek(start, end - start, "base").view(bits)
     except (CorruptObject, EOFError) as error:
-        raise _Unreadable(source.entry.id, error) from error
+        raise Unreadable(source.entry.id, error) from error
     found = []
     for at in range(0, current.size, BLOCK_ELEMENTS):
         part = slice(at, at + BLOCK_ELEMENTS)
@@ -198,5 +204,5 @@ def _verify(copies: Copies, sound: set[str], directory: Directory, file: ReadFil
     bases = {base.entry.id: base for chain in chains for base in chain.bases() if base.entry.id not in sound}
     for chain, problem in verify_tensors([*bases.values(), *chains]):
         if problem is not None:
-            raise _Unreadable(chain.entry.id, problem) from problem
+            raise Unreadable(chain.entry.id, problem) from problem
     sound.update(bases)
