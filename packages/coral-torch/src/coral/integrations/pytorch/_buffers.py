@@ -86,7 +86,8 @@ class TensorBuffers:
         source = carried(detached(tensor))
         slot.source, slot.address = None, 0
         if slot.on_cpu and source.is_contiguous() and not (source.is_conj() or source.is_neg()):
-            slot.source, slot.address = source.reshape(-1).view(torch.uint8).numpy(), tensor.data_ptr()
+            flat = source.as_strided((source.numel(),), (1,))  # a dimension of one element may have any stride
+            slot.source, slot.address = flat.view(torch.uint8).numpy(), tensor.data_ptr()
             self._todo.append((slot.flat, slot.source))
         elif slot.on_cpu:
             slot.tensor.copy_(source)

@@ -35,4 +35,5 @@ def _distinct(tensor: Tensor, dims: list[int]) -> Tensor:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
+    # bytes can be seen only in memory of its own: of an expanded tensor, or of one element at some stride, they cannot
+    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)

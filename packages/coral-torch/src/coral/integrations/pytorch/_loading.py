@@ -218,7 +218,7 @@ def _parameter(old: Tensor, tensor: Tensor) -> Tensor:
 
 def _is_expanded(to: Target, name: str) -> bool:
     tensor = to.live.tensors.get(name)
-    return tensor is not None and bool(shared_dims(tensor))
+    return tensor is not None and not is_extra(name) and bool(shared_dims(tensor))
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
