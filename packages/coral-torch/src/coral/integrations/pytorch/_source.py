@@ -194,6 +194,10 @@ class TrainingSource:
             set_generator_state(thing, saved[name])
         else:
             thing.load_state_dict(decode(saved[name]))
+            if data:
+                # a stateful data loader makes the iterator that goes on now, not when the loop begins: that draws
+                # random numbers, which are put back after this
+                thing.state_dict()
         if data:  # the loop goes on within the epoch, so its means do; otherwise it begins the epoch again
             self.means.load_state_dict(decode((self._restored or {})["means"]))
 
@@ -232,6 +236,7 @@ class TrainingSource:
         """Take something of the user's in, with its saved state where there is one."""
         self.registered[name] = registered
         self._load_registered(name)
+        self._restore_random()
 
     def _on_update(self, *_: object) -> None:
         self.moved = True

@@ -6,20 +6,23 @@ import logging
 import operator
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal, Self, SupportsIndex
+from typing import Any, Literal, Self, SupportsIndex
 
 from torch import Tensor, nn
 
 from coral import Repository
 from coral.errors import ConfigError, PolicyError, UnsupportedValue
+from coral.integrations.pytorch._callbacks import CallbackEvent, Callbacks
 from coral.integrations.pytorch._metrics import not_finite, numbers_of, to_floats
 from coral.integrations.pytorch._modules import unwrapped
 from coral.integrations.pytorch._optimizers import Stateful, warn_of_lambdas
 from coral.integrations.pytorch._random import Generator
 from coral.integrations.pytorch._schedule import Schedule, StepOn
 from coral.integrations.pytorch._source import Registered, TrainingSource
+from coral.integrations.pytorch._summary import list_checkpoints, summarize
 from coral.training import (
     DEFAULT_CONFIG,
     CheckpointConfig,
@@ -71,6 +74,9 @@ class CoralTrainer:
         self._monitored = config.save_on_best_metric or "loss"
         self._source = TrainingSource(unwrapped(model), config)
         self.manager = CheckpointManager(repository, config, self._source, experiment=experiment_name, branch=branch)
+        self._callbacks = Callbacks(self, self.manager.repo)
+        self.manager.on_saved.append(self._callbacks.saved)
+        self._began = time.monotonic()
         if resume is not False:
             self.load_checkpoint(None if resume is True else resume)
 
@@ -103,6 +109,16 @@ class CoralTrainer:
         """
         self._source.register(name, Registered(thing, data))
 
+    def add_callback(self, event: CallbackEvent, function: Callable[..., object]) -> None:
+        """Call a function at each "step_end", "epoch_end" or "checkpoint_save", by the thread that trains.
+
+        It is given the trainer, and by name: `step`, `epoch` and `metrics`, and of a checkpoint `commit` and `reasons`,
+        too. The metrics of a step are as they were given to `step`; those of an epoch are its means. A checkpoint is
+        told of when it is saved, which is in a later `step`, `epoch_end`, `wait` or `close`. What a function raises
+        comes out of that call as it is, after all else that the call does.
+        """
+        self._callbacks.add(event, function)
+
     # Training
 
     def step(self, loss: float | Tensor, **metrics: float | Tensor) -> None:
@@ -123,6 +139,7 @@ class CoralTrainer:
             self._source.schedule.advance("step", numbers)
         self._source.moved = False
         self.manager.emit(StepEnd(progress.step, time.monotonic(), numbers))
+        self._callbacks.tell("step_end", step=progress.step, epoch=progress.epoch, metrics=given)
 
     def epoch_end(self, epoch: SupportsIndex, **metrics: float | Tensor) -> None:
         """Epoch `epoch`, counted from 0, is complete; this may save.
@@ -141,6 +158,11 @@ class CoralTrainer:
         progress = self._source.progress
         self._source.progress = replace(progress, epoch=number + 1, steps_in_epoch=0, metrics=means)
         self.manager.emit(EpochEnd(progress.step, number, complete=True, metrics=means))
+        self._callbacks.tell("epoch_end", step=progress.step, epoch=number, metrics=dict(means))
+
+    def request_save(self) -> None:
+        """Ask for a save when the step that is under way ends; from any thread, or a signal's handler."""
+        self.manager.request_save()
 
     def _begin(self) -> None:
         if self._source.going:
@@ -206,18 +228,45 @@ class CoralTrainer:
 
     @property
     def should_stop(self) -> bool:
-        """Whether training had better end here (early stopping); `trainer.manager.stop_reason` says why."""
+        """Whether training had better end here; `trainer.manager.stop_reason` says why.
+
+        After early stopping, and after a SIGTERM where `handle_signals` is on.
+        """
         return self.manager.stop_reason is not None
+
+    # What there is
+
+    def list_checkpoints(self) -> list[dict[str, Any]]:
+        """The experiment's checkpoints on the branch, newest first; it waits for what is being saved.
+
+        Each is a dict of `commit`, `step`, `epoch`, `metrics`, `reasons`, `pruned` (its record is all there is left)
+        and `is_best`.
+        """
+        self.wait()
+        return list_checkpoints(self.manager)
+
+    def get_training_summary(self) -> dict[str, Any]:
+        """The run in plain values; it waits for what is being saved.
+
+        `experiment`, `branch`, `run`; `steps` and `epochs`, complete ones; `seconds` since the trainer was made;
+        `monitored`, `best_metric`, `best_step`; `checkpoints_saved` by this run, and `checkpoints_kept` of these, which
+        are `raw_bytes` in memory and take `stored_bytes` in the repository.
+        """
+        self.wait()
+        progress, seconds = self._source.progress, time.monotonic() - self._began
+        return {"steps": progress.step, "epochs": progress.epoch, "seconds": seconds, **summarize(self.manager)}
 
     # The end
 
     def wait(self) -> None:
         """Return when what is being saved is saved."""
         self.manager.wait()
+        self._callbacks.tell()
 
     def close(self) -> None:
         """End the run: save its end, if that is not saved yet, and wait for it."""
         self.manager.close()
+        self._callbacks.tell()
 
     def __enter__(self) -> Self:
         return self
@@ -245,6 +294,6 @@ class CoralTrainer:
 
     def _close_after(self, error: BaseException) -> None:
         try:
-            self.manager.close()
+            self.close()
         except Exception:  # noqa: BLE001, the error that the training ends with matters more
             _log.exception("coral could not finish the run that is ending with %s", type(error).__name__)
