@@ -1,0 +1,149 @@
+"""Checkpoints as folders of files: one that a Trainer resumes from, and one that `from_pretrained` opens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from safetensors.torch import save_file as save_safetensors
+from torch import Tensor
+
+from coral import Commit, Repository, WeightTensor
+from coral.errors import ConfigError, CoralError, StorageError, storage_errors
+from coral.integrations.hf_trainer._pretrained import unpack
+from coral.integrations.hf_trainer._random import rng_state
+from coral.integrations.pytorch._files import save_file
+from coral.integrations.pytorch._state import decode
+from coral.integrations.pytorch._tensors import from_weight
+from coral.training import TrainingState
+
+__all__ = ["on_main", "temporary", "write_export", "write_resume"]
+
+_log = logging.getLogger("coral")
+
+T = TypeVar("T")
+
+
+def write_resume(repo: Repository, commit: Commit, folder: Path) -> None:
+    """Write all that a Trainer resumes from. ConfigError where that was not saved.
+
+    The weights have the names of the model itself, whatever `save_pretrained` would make of them: the Trainer loads
+    them with load_state_dict.
+    """
+    state = _state(repo, commit)
+    trainer = state.get("trainer")
+    if trainer is None:
+        raise ConfigError(
+            f"commit {commit.id[:12]} holds weights and no state of a Trainer: it was saved with "
+            "include_optimizer=False. load_from_coral loads its weights"
+        )
+    if not commit.exact:
+        found = TrainingState.of(commit)
+        _log.warning("%s resumes approximately: %s", commit.id[:12], found.why if found else "no run has saved it")
+    with _made(folder) as made:
+        _write_model(repo, commit, state, made, leave=())
+        (made / "trainer_state.json").write_text(trainer["state"], encoding="utf-8")
+        for name in ("optimizer", "scheduler", "scaler"):
+            if name in trainer:
+                save_file(decode(trainer[name]), made / f"{name}.pt")
+        randoms = trainer.get("random", [])
+        for rank, random in enumerate(randoms):
+            device = trainer.get("cuda_device") if len(randoms) == 1 else None
+            name = "rng_state.pth" if len(randoms) == 1 else f"rng_state_{rank}.pth"
+            save_file(rng_state(random, device), made / name)
+
+
+def write_export(repo: Repository, commit: Commit, folder: Path) -> Path:
+    """Write what `from_pretrained` opens; returns the folder. ConfigError where the model had no config."""
+    state = _state(repo, commit)
+    files = state.get("files", {})
+    if "config.json" not in files and "adapter_config.json" not in files:
+        raise ConfigError(
+            f"commit {commit.id[:12]} has no config.json: from_pretrained opens models of transformers and PEFT alone. "
+            "load_from_coral, or Repository.load, loads its weights"
+        )
+    with _made(folder) as made:
+        _write_model(repo, commit, state, made, leave=state.get("implied", ()))
+    return folder
+
+
+def temporary(repository: Path, owner: object) -> Path:
+    """A new folder beside the repository, where there is room, which is removed with its owner or at the end."""
+    with storage_errors(f"making a folder beside {repository}"):
+        made = tempfile.mkdtemp(prefix=f"{repository.name}.resume-", dir=repository.resolve().parent)
+    weakref.finalize(owner, shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
+
+
+def on_main(write: Callable[[], T]) -> T:
+    """What it returns, or raises, on the main process, on all of them: the others wait for it."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return write()
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = write()
+        except CoralError as error:
+            told[1] = error
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    result: T = told[0]
+    return result
+
+
+def _state(repo: Repository, commit: Commit) -> Mapping[str, Any]:
+    state = repo.load_state(commit.id)
+    return state if isinstance(state, dict) else {}
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """A folder to write to that becomes `folder` when all is written; that may be there, if it is empty."""
+    with storage_errors(f"writing {folder}"):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StorageError(f"{folder} is there already, and not empty: give a folder that can be made")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            yield made
+            made.chmod(0o777 & ~_umask())  # mkdtemp's are the owner's alone
+            os.replace(made, folder)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_model(
+    repo: Repository, commit: Commit, state: Mapping[str, Any], folder: Path, *, leave: Iterable[str]
+) -> None:
+    unpack(state.get("files", {}), folder)
+    stem = "adapter_model" if "adapter" in state else "model"
+    weights = {name: weight for name, weight in repo.load(commit.id).items() if name not in {*leave}}
+    save_safetensors(_apart(weights), folder / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+def _apart(weights: Mapping[str, WeightTensor]) -> dict[str, Tensor]:
+    """Tensors of which no two share their memory, as safetensors wants it: tied ones are written once for each name."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, weight in weights.items():
+        tensor = from_weight(weight)
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return tensors
+

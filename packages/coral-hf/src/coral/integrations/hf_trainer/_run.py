@@ -1,0 +1,145 @@
+"""One training of a Trainer, on one of its processes: what happens is collected, and told at the boundary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
+
+from transformers.trainer_callback import TrainerState
+
+from coral.integrations.hf_trainer._events import Collected
+from coral.integrations.hf_trainer._source import TrainerSource
+from coral.training import CheckpointConfig, CheckpointManager, Interrupted, Stop
+
+__all__ = ["Run", "quietly"]
+
+_log = logging.getLogger("coral")
+
+T = TypeVar("T")
+
+
+class Run:
+    """What came since the last boundary, and whom to tell. The main process has the manager, the others have none.
+
+    What fails in here is an error in the log, and no reason to end a training that goes well.
+    """
+
+    def __init__(self, config: CheckpointConfig, source: TrainerSource, manager: CheckpointManager | None) -> None:
+        self._source = source
+        self._manager = manager
+        self._stops_early = config.early_stopping_patience is not None
+        self._collected = Collected(config.save_on_best_metric)
+        self._updating = False  # an update has begun, and is not complete
+        self._moved = False  # an update is complete, of this run
+
+    # What happens
+
+    def update_begins(self) -> None:
+        """From here on the weights may be those of no step, until the update is complete."""
+        self._updating = True
+
+    def step_ends(self, step: int) -> None:
+        """An update is complete."""
+        self._updating, self._moved = False, True
+        self._collected.step_end(step)
+        self._source.within_epoch = True
+        self._source.before_batches()
+
+    def epoch_ends(self, state: TrainerState) -> None:
+        """An epoch is over; its evaluation is still to come."""
+        if self._collected.epoch_end(state.global_step, state.epoch):
+            self._source.within_epoch = False
+
+    def evaluated(self, step: int, metrics: Mapping[str, object]) -> bool:
+        """The weights were evaluated by one of the evaluation sets: whether training is to end for it.
+
+        That cannot wait for the boundary, which is in the next step.
+        """
+        self._collected.evaluated(step, metrics)
+        self._source.before_batches()
+        return self._stops_early and self._together(self._would_stop)
+
+    def logged(self, logs: Mapping[str, object]) -> None:
+        """Numbers of the training."""
+        self._collected.logged(logs)
+        self._source.before_batches()
+
+    def saved(self) -> None:
+        """The Trainer has saved a checkpoint of its own."""
+        self._source.before_batches()
+
+    # The boundary
+
+    def step_begins(self) -> bool:
+        """The boundary of the step before, within an epoch: whether training is to end."""
+        self._source.after_batches()
+        return self._tell()
+
+    def epoch_begins(self) -> bool:
+        """The boundary of the epoch before: whether training is to end."""
+        stop = self._tell()
+        self._source.epoch_begins()
+        return stop
+
+    def end(self) -> None:
+        """Training has ended in the ordinary way: save its end, and wait for that."""
+        self._tell(ends=True)
+
+    def _tell(self, *, ends: bool = False) -> bool:
+        """Tell the manager, on all processes alike: those that have none may have to help."""
+        events = self._collected.take()
+
+        def work() -> bool:
+            if self._manager is None:
+                return False
+            if events:
+                quietly("save", partial(self._manager.emit, *events))
+            if ends:
+                quietly("finish the run", self._manager.close)
+            return self._manager.stop_reason is not None
+
+        return bool(events or ends) and self._together(work)
+
+    def _would_stop(self) -> bool:
+        """Whether the policy will end the training, by what is collected so far."""
+        if self._manager is None:
+            return False
+        _, actions = self._manager.policy.advance(self._manager.state, *self._collected.events)
+        return any(isinstance(action, Stop) for action in actions) or self._manager.stop_reason is not None
+
+    def _together(self, work: Callable[[], bool]) -> bool:
+        """Do it on the main process, while the others help; what it says is said on all of them."""
+        ranks = self._source.ranks
+        act = partial(ranks.lead, work) if self._source.main else ranks.follow
+        return quietly("agree with the other processes", act) is True
+
+    # The end before its time
+
+    def interrupted(self, error: BaseException) -> None:
+        """Save what this process holds: nobody knows where the others are, or whether they are still there."""
+        if self._manager is None:
+            return
+        self._source.interrupted, self._source.ranks.together = True, False
+        asked = isinstance(error, KeyboardInterrupt | SystemExit)
+        cause = Interrupted(self._source.state.global_step, "requested" if asked else "exception", self._updating)
+        if self._moved:
+            quietly("save the run that is interrupted", partial(self._manager.emit, *self._collected.take(), cause))
+            quietly("finish the run that is interrupted", self._manager.close)
+        else:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave it without a save: the model has moved on. What is being saved is finished."""
+        if self._manager is not None:
+            quietly("finish the run before", self._manager.wait)
+
+
+def quietly(doing: str, act: Callable[[], T]) -> T | None:
+    """What it returns; None, with an error in the log, if it fails."""
+    try:
+        return act()
+    except Exception as error:  # noqa: BLE001 - said, and left at that
+        _log.error("could not %s: %s", doing, error)
+        return None

@@ -1,0 +1,210 @@
+"""A Trainer's run as the checkpoint manager sees it: the model, its files, and all that the Trainer goes on by."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
+
+from coral import WeightTensor
+from coral.errors import UnsupportedValue
+from coral.integrations.hf_trainer import _peft
+from coral.integrations.hf_trainer._pretrained import config_writer, implied_names, packed, tokenizer_writer
+from coral.integrations.pytorch._buffers import TensorBuffers
+from coral.integrations.pytorch._modules import module_parts, tied_groups
+from coral.integrations.pytorch._optimizers import optimizer_state, scheduler_state
+from coral.integrations.pytorch._random import get_random_state
+from coral.integrations.pytorch._ranks import Ranks
+from coral.integrations.pytorch._state import Keep, encode
+from coral.integrations.pytorch._tensors import to_weight
+from coral.training import CheckpointConfig, Snapshot
+
+__all__ = ["TrainerSource", "is_sharded"]
+
+
+class TrainerSource:
+    """The parts of a run of a Trainer, on one of its processes.
+
+    `trainer` is the Trainer where it was attached. `restore` does nothing:
+    the Trainer itself loads the folder that it resumes from.
+    """
+
+    def __init__(
+        self, config: CheckpointConfig, parts: dict[str, Any], *, trainer: Any = None, complete: bool = False
+    ) -> None:
+        self.model: nn.Module = parts["model"]
+        self.optimizer, self.scheduler = parts.get("optimizer"), parts.get("lr_scheduler")
+        self.state: TrainerState = parts["state"]
+        self.control: TrainerControl = parts["control"]
+        self.trainer = trainer
+        self.sharded = is_sharded(self.model)
+        self._skips_data = not parts["args"].ignore_data_skip
+        self.within_epoch = False
+        self.interrupted = False
+        self.ranks = Ranks(self._give, parts["args"].device)
+        self._config = config
+        self._complete = complete
+        self._buffers = TensorBuffers()
+        self._whole: dict[str, Tensor] = {}  # the weights of a sharded model, on the main process
+        self._before_batches: object = None
+        self._data_draws = False
+        writers = {"tokenizer": tokenizer_writer(parts.get("processing_class"))}
+        if _peft.is_peft(self.model):
+            writers["adapter"] = _peft.config_writer(self.model)
+        else:
+            writers["model"] = config_writer(self.model)
+        self._files = packed(writers) if self.main else {}
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that saves."""
+        return self.state.is_world_process_zero
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether a capture needs all processes: for their random generators, or their shards."""
+        return self.sharded or (self._complete and self._config.save_random_state)
+
+    # Capture
+
+    def capture(self, *, copy: bool = True) -> Snapshot:
+        """The run as it is now: in buffers that the next capture uses again; without `copy` partly its own memory."""
+        randoms = self.ranks.gather() if self.needs_all else []
+        self._buffers.begin()
+        keep = self._buffers.copy if copy else _view
+        tensors, lost = self._tensors()
+        tied = tied_groups(tensors)
+        twins = {other: first for first, *others in tied for other in others}
+        weights = {name: keep(name, tensor) for name, tensor in tensors.items() if name not in twins}
+        weights.update({name: weights[first] for name, first in twins.items()})
+        state: dict[str, Any] = {"files": self._files, "implied": implied_names(self.model, tied)}
+        metadata: dict[str, Any] = {}
+        if _peft.is_peft(self.model):
+            state["adapter"] = metadata["adapter"] = _peft.reference(self.model)
+        if self._complete:
+            state["trainer"] = self._trainer_state(keep, randoms)
+        self._buffers.finish()
+        self._whole = {}
+        why = self._why_inexact(lost)
+        return Snapshot(weights, state, exact=not why, why="; ".join(why), metadata=metadata)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Nothing is left to do: the Trainer has loaded its folder."""
+
+    def _tensors(self) -> tuple[dict[str, Tensor], list[str]]:
+        """The weights, and what of the model is none of them."""
+        if self.sharded:
+            if not self._whole:
+                raise UnsupportedValue(
+                    "the shards of the model are on several processes, and the others cannot be asked"
+                )
+            return self._whole, []
+        if _peft.is_peft(self.model):
+            return _peft.adapter_tensors(self.model), _peft.trained_outside(self.model)
+        parts = module_parts(self.model)
+        return parts.tensors, list(parts.extra)
+
+    def _give(self) -> dict[str, Any] | None:
+        """What each process gives to a capture. Of shards it is the engine itself that brings them together."""
+        if self.sharded:
+            whole = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)
+            self._whole = whole if self.main else {}
+        return get_random_state() if self._complete and self._config.save_random_state else None
+
+    def _trainer_state(self, keep: Keep, randoms: list[Any]) -> dict[str, Any]:
+        config = self._config
+        found: dict[str, Any] = {"state": self._state_json()}
+        if self.optimizer is not None and config.save_optimizer_state and not self.sharded:
+            found["optimizer"] = optimizer_state(self.optimizer, keep)
+            if (scaler := getattr(self.optimizer, "scaler", None)) is not None:
+                found["scaler"] = encode(scaler.state_dict(), "scaler", keep)
+        if self.scheduler is not None and config.save_scheduler_state:
+            found["scheduler"] = scheduler_state(self.scheduler, keep)
+        if config.save_random_state:
+            found["random"] = randoms
+            if torch.cuda.is_available():
+                found["cuda_device"] = torch.cuda.current_device()
+        return found
+
+    def _state_json(self) -> str:
+        """trainer_state.json as the Trainer would write it, with the state of its callbacks where it is attached."""
+        fields = dataclasses.asdict(self.state)
+        if self.trainer is not None:
+            kept: dict[str, Any] = {}
+            for each in [*self.trainer.callback_handler.callbacks, self.control]:
+                if isinstance(each, ExportableState):
+                    kept.setdefault(type(each).__name__, []).append(each.state())
+            fields["stateful_callbacks"] = {
+                name: states if len(states) > 1 else states[0] for name, states in kept.items()
+            }
+        return json.dumps(fields)
+
+    def _why_inexact(self, lost: list[str]) -> list[str]:
+        config, why = self._config, []
+        if self.interrupted:
+            why.append("it was saved on an interrupt, when random numbers and data had moved past the last step")
+        if lost:
+            why.append(f"what is not saved: {', '.join(lost)}")
+        if not self._complete:
+            return [*why, "the state of the Trainer was not saved (include_optimizer=False)"]
+        if self.sharded:
+            why.append("the optimizer of a sharded model is not saved")
+        elif self.optimizer is None or not config.save_optimizer_state:
+            why.append("the optimizer's state was not saved")
+        if self.scheduler is not None and not config.save_scheduler_state:
+            why.append("the scheduler's state was not saved")
+        if not config.save_random_state:
+            why.append("the state of the random number generators was not saved")
+        if self.within_epoch and not self._skips_data:
+            why.append("it was saved within an epoch, and ignore_data_skip=True begins the epoch's data again")
+        elif self.within_epoch and not self.interrupted and self._data_draws:
+            why.append("it was saved within an epoch, and the data draws random numbers, which resuming draws anew")
+        left = {*(self.state.stateful_callbacks or {})} - {"TrainerControl"}
+        if left and self.trainer is None:
+            why.append(f"the state of {', '.join(sorted(left))} is known to an attached Trainer alone (attach)")
+        return why
+
+    # Random numbers that the data draws: when a run is resumed within an epoch, the batches of the next step are taken
+    # before the generators are put back
+
+    def epoch_begins(self) -> None:
+        """Batches are about to be taken by an iterator that is made anew, which may draw a seed."""
+        self._before_batches = None
+
+    def before_batches(self) -> None:
+        """The batches of the next step may be taken now; the last call before that counts."""
+        self._before_batches = _fingerprint() if self._complete else None
+
+    def after_batches(self) -> None:
+        """The batches of the next step were taken."""
+        if self._before_batches is not None and self._before_batches != _fingerprint():
+            self._data_draws = True
+        self._before_batches = None
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether parameters of the model are in parts on several processes (FSDP, ZeRO-3, tensor parallel)."""
+    return any(hasattr(each, "placements") or hasattr(each, "ds_id") for each in model.parameters()) or any(
+        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
+    )
+
+
+def _fingerprint() -> object:
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002, the global one is in use
+    assert isinstance(numpy, dict)
+    return (
+        hash(random.getstate()),
+        numpy["state"]["pos"],
+        numpy["state"]["key"].tobytes(),
+        torch.get_rng_state().numpy().tobytes(),
+    )
+
+
+def _view(path: str, tensor: Tensor) -> WeightTensor:
+    return to_weight(tensor, path, copy=False)
