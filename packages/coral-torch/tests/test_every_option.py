@@ -5,8 +5,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -55,7 +56,7 @@ class Case(NamedTuple):
 
     observe: Callable[[Ran], Any]
     expected: dict[Any, Any]
-    others: dict[str, Any] = {}
+    others: Mapping[str, Any] = MappingProxyType({})
     ends: str = "close"
 
 

@@ -237,12 +237,14 @@ def test_the_readme_runs_as_written(training, capsys):
     names["train_on"] = lambda batch: names["model"](batch).square().mean().detach()
     readme = Path(__file__).parents[1].joinpath("README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for number, snippet in enumerate(snippets):
         run(snippet, names)
         if number == 0:
             names["trainer"].close()
             names["repo"] = names["trainer"].repository
     assert names["report"]["loaded"] == ["classifier.weight", "classifier.bias"]
-    assert capsys.readouterr().out.startswith("6 ")
+    printed = capsys.readouterr().out
+    assert printed.startswith("6 ")
+    assert names["repo"].resolve("main") in printed
     assert all(torch.equal(a, b) for a, b in zip(names["large"].parameters(), names["model"].parameters(), strict=True))
