@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ trips = settings(deadline=None, suppress_health_check=[HealthCheck.function_scop
 fewer = settings(trips, max_examples=max(60, settings().max_examples // 3))
 
 KINDS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+COMPLEX = ["complex32", "complex64", "complex128"]
 FLOATS = ["bfloat16", "float16", "float32", "float64"]
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 5]), max_size=4).map(tuple)
 BITS = st.integers(0, 2**32)
@@ -52,6 +53,8 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded": lambda t: t.unsqueeze(0).expand(3, *t.shape),
     "expanded within": lambda t: t.unsqueeze(-1).expand(*t.shape, 2),
     "overlapping": lambda t: t.reshape(-1).unfold(0, 2, 1) if t.numel() > 1 else t,
+    "one at a stride": lambda t: t.reshape(-1)[:2][::2] if t.numel() > 1 else t,
+    "one, expanded": lambda t: t.reshape(-1)[:1].expand(3) if t.numel() else t,
     "one of many": lambda t: t.reshape(-1)[-1] if t.numel() else t,
 }
 LAZY: dict[str, Callable[[Tensor], Tensor]] = {
@@ -64,11 +67,11 @@ LAZY: dict[str, Callable[[Tensor], Tensor]] = {
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    kind = draw(st.sampled_from(list(KINDS)))
+    kind = draw(st.sampled_from([*KINDS, *COMPLEX, *COMPLEX]))
     tensor = noise(kind, draw(SHAPES), draw(BITS))
     for layout in draw(st.lists(st.sampled_from(list(LAYOUTS)), max_size=2)):
         tensor = LAYOUTS[layout](tensor)
-    if kind in ("complex64", "complex128") and draw(st.booleans()):
+    if kind in COMPLEX and draw(st.booleans()):
         tensor = LAZY[draw(st.sampled_from(list(LAZY)))](tensor)
     return tensor
 
@@ -106,6 +109,8 @@ def test_a_tensor_as_a_weight_and_back(tensor: Tensor, copy: bool) -> None:
 
 @trips
 @given(tensors(), BITS)
+@example(torch.arange(2.0)[::2], 0)  # one element: its stride is of no account, and not 1
+@example(torch.arange(3.0).expand(2, 3), 0)
 def test_a_capture_of_a_tensor_and_of_what_it_becomes(tensor: Tensor, seed: int) -> None:
     """As a run captures it: into memory that is used again, copied once all is looked at."""
     buffers = TensorBuffers()
