@@ -1,6 +1,7 @@
 """From what a user calls a commit to its id.
 
-HEAD   <branch>   <tag>   <6 or more hex digits>   best   last   step:500   <branch>@best   <branch>@step:500
+HEAD   <branch>   <tag>   <remote>/<branch>   <6 or more hex digits>
+best   last   step:500   <branch>@best   <branch>@step:500
 <any>~2   <any>^
 """
 
@@ -17,6 +18,7 @@ from coral.store import Store, _refs
 
 _SUFFIX = re.compile(r"(?:\^|~[0-9]{0,6})\Z")
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
+_KINDS = ("heads", "tags", "remotes")
 _IN_RUN = re.compile(r"best|last|step:[0-9]{1,19}")
 
 
@@ -84,10 +86,10 @@ def _base(store: Store, ref: str) -> str:
     branch, at, in_run = ref.rpartition("@")
     if _IN_RUN.fullmatch(in_run):
         return _in_run(store, _branch(store, branch if at else head(store), ref), in_run, ref)
-    for kind in ("heads", "tags"):
+    for kind in _KINDS:
         if ref.startswith(f"refs/{kind}/"):
             return named(store, kind, ref.removeprefix(f"refs/{kind}/")) or _unknown(store, ref)
-    found = {kind: commit for kind in ("heads", "tags") if (commit := named(store, kind, ref))}
+    found = {kind: commit for kind in _KINDS if (commit := named(store, kind, ref))}
     if len(set(found.values())) > 1:
         raise AmbiguousRef(ref, [f"refs/{kind}/{ref}" for kind in found])
     if found:
@@ -120,7 +122,7 @@ def _branch(store: Store, branch: str, ref: str) -> str:
 
 
 def _unknown(store: Store, ref: str) -> NoReturn:
-    raise UnknownRef(ref, ["HEAD", *known_refs(store, "heads", "tags")])
+    raise UnknownRef(ref, ["HEAD", *known_refs(store, *_KINDS)])
 
 
 def _is_commit(store: Store, id: str) -> bool:

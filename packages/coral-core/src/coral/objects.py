@@ -105,6 +105,7 @@ class Note:
     training: Mapping[str, StateValue] = field(default_factory=dict)
     time: float = 0.0
     synced: bool = field(default=True, compare=False)  # written durably
+    local: bool = False  # of this copy of the repository alone, as that it was made without this commit's tensors
 
     def encode(self, commit: str) -> bytes:
         """The bytes of a note file on a commit, without their checksum line."""
@@ -121,6 +122,8 @@ class Note:
             fields["training"] = flatten(dict(self.training), None)
         if not self.synced:
             fields["synced"] = False
+        if self.local:
+            fields["local"] = True
         return _json.dumps(fields)
 
     @classmethod
@@ -135,8 +138,8 @@ class Note:
                 metrics = plain(fields.get("metrics", {}), what)
                 reasons = frozenset(_words(fields.get("reasons", []), what))
                 training = plain(fields.get("training", {}), what)
-                synced = fields.get("synced", True) is not False
-                return cls(_metrics(metrics, what), reasons, pruned, state, training, float(time), synced)
+                synced, local = fields.get("synced", True) is not False, fields.get("local", False) is True
+                return cls(_metrics(metrics, what), reasons, pruned, state, training, float(time), synced, local)
             case _:
                 raise CorruptObject(f"{what}: not a note", path=what)
 

@@ -14,6 +14,7 @@ from typing import Self
 
 from coral import _resolve
 from coral._loading import StoredTensors
+from coral._remoting import Remoting
 from coral._summaries import CommitStats, Diff, Stats
 from coral.delta import DeltaConfig
 from coral.errors import (
@@ -53,7 +54,7 @@ __all__ = ["CommitStats", "Diff", "Repository", "Stats"]
 _log = logging.getLogger("coral")
 
 
-class Repository:
+class Repository(Remoting):
     """Version control for model weights, in one folder.
 
         repo = Repository("./checkpoints", init=True)
@@ -275,6 +276,12 @@ class Repository:
         return found
 
     def _refuse_pruned(self, commit: Commit, ref: str) -> None:
+        if commit.pruned and any(note.local for note in self._store.read_notes(commit.id)):
+            raise CommitPruned(
+                f"{ref} ({commit.id[:12]}, step {commit.step}) is not in this clone, which was made with a depth: only "
+                "its record was fetched. Clone anew, with a greater depth.",
+                ref=ref,
+            )
         if commit.pruned:
             raise CommitPruned(
                 f"{ref} ({commit.id[:12]}, step {commit.step}) was pruned: its record is kept, its tensors are gone. "

@@ -16,10 +16,10 @@ LOCKED = {
     "coral": ["Commit", "CoralError", "DeltaConfig", "Repository", "WeightTensor", "__version__"],
     "coral.errors": [
         "AmbiguousRef", "CommitInUse", "CommitPruned", "ConfigError", "Conflict", "CoralError", "CorruptObject",
-        "DiskFull", "Diverged", "EmptyCommit", "LimitExceeded", "MissingExtra", "MissingObject", "NewerFormat", "NotARepository",
-        "PolicyError", "ReadOnly", "RefError", "RefExists", "RemoteDenied", "RemoteError", "RemoteNotFound",
-        "RemoteUnreachable", "RepositoryError", "SaveFailedError", "StorageError", "UnknownRef", "UnknownRemote",
-        "UnsafeInput", "UnsupportedValue", "WeightsMismatch",
+        "DiskFull", "Diverged", "EmptyCommit", "LimitExceeded", "MissingExtra", "MissingObject", "NewerFormat",
+        "NotARepository", "PolicyError", "ReadOnly", "RefError", "RefExists", "RemoteDenied", "RemoteError",
+        "RemoteNotFound", "RemoteUnreachable", "RepositoryError", "SaveFailedError", "StorageError", "UnknownRef",
+        "UnknownRemote", "UnsafeInput", "UnsupportedValue", "WeightsMismatch",
     ],
     "coral.filesystem": ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"],
     "coral.delta": [

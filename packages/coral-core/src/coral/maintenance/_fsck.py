@@ -15,6 +15,7 @@ from coral.store import Copies, Store, Stored, _notes, _refs
 from coral.store._format import check_format
 from coral.store._index import read_segment
 from coral.store._pack import Entry, directory_of, path_of, read_object
+from coral.store._partial import partial_names
 
 __all__ = ["FsckReport", "Problem"]
 
@@ -135,7 +136,7 @@ def fsck(store: Store) -> FsckReport:
         tips += values
     report.problems += noted
     found.pruned |= _pruned(store)  # what was pruned meanwhile may have gone
-    report.problems += _check_reachable(found, tips)
+    report.problems += _check_reachable(found, tips, partial=partial_names(store.fs) is not None)
     return report
 
 
@@ -245,8 +246,8 @@ def _pruned(store: Store) -> set[str]:
     return {commit for commit, note in notes if isinstance(note, Note) and note.pruned}
 
 
-def _check_reachable(found: _Found, tips: list[tuple[str, str]]) -> Iterator[Problem]:
-    """Whether all that the refs lead to is there."""
+def _check_reachable(found: _Found, tips: list[tuple[str, str]], *, partial: bool) -> Iterator[Problem]:
+    """Whether all that the refs lead to is there; tensors need not be where only some were fetched."""
     missing: dict[str, list[str]] = {}  # what is not there -> the commits that need it
     seen: set[str] = set()
     waiting = [commit for commit, _ in tips]
@@ -268,6 +269,8 @@ def _check_reachable(found: _Found, tips: list[tuple[str, str]]) -> Iterator[Pro
             parts = {record.tree: "tree"} | dict.fromkeys(found.later.get(id, ()), "state")
             for part, kind in (parts | ({record.state: "state"} if record.state else {})).items():
                 for what in lost.of(part, kind):
+                    if partial and what.startswith("tensor "):
+                        continue
                     missing.setdefault(what, []).append(id)
     for what, commits in missing.items():
         yield Problem("packs", f"no pack holds {what[: what.index(' ') + 13]} whole", tuple(dict.fromkeys(commits)))

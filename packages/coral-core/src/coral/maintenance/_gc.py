@@ -34,6 +34,7 @@ from coral.store import Operation, Store, _refs, intent, intents
 from coral.store._files import tag_of
 from coral.store._intents import FOREIGN_AGE
 from coral.store._pack import Directory, Entry, PackWriter, directory_of, path_of
+from coral.store._partial import partial_names
 
 __all__ = ["Collected", "Collector"]
 
@@ -137,7 +138,10 @@ class Collector:
         except MissingObject:  # pruned, and freed, between its notes and its tree
             marks = self.marker.mark()
         self.inventory.refresh()
-        return marks, *settle(self.inventory, marks.ids(), marks.whole)
+        settled, lost = settle(self.inventory, marks.ids(), marks.whole)
+        if lost and partial_names(self.store.fs) is not None:  # they were never fetched
+            marks.maybe |= marks.tensors.intersection(lost)
+        return marks, settled, lost
 
     @_locked
     def collect(self, grace: float | None = None) -> Collected:
@@ -261,7 +265,7 @@ class Collector:
                     for id, copy in held:
                         if id not in writer:
                             entry = directory.checked(copy.number)
-                            writer.add_stored(entry, _pieces(file, entry))
+                            writer.add_stored(entry, pieces(file, entry))
                 finally:
                     file.close()
             if not any(id in writer for held in plan.moved.values() for id, _ in held):
@@ -374,7 +378,7 @@ class _Trash:
         return f"{self._folder}/{pack}.pack"
 
 
-def _pieces(file: ReadFile, entry: Entry) -> Iterator[Bytes]:
+def pieces(file: ReadFile, entry: Entry) -> Iterator[Bytes]:
     """An entry's stored bytes, checked, in the blocks that its sums are of."""
     for number, total in enumerate(entry.sums):
         piece = np.empty(min(BLOCK, entry.size - number * BLOCK), np.uint8)

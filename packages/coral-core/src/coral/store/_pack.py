@@ -86,6 +86,7 @@ class Directory:
     def __init__(self, name: str, data: bytes, end: int) -> None:
         """Parse the directory of pack `name`, whose data area ends at byte `end`; CorruptObject if it is not sound."""
         self.name = name
+        self.end = end
         if len(data) < _DIRECTORY.size:
             raise _corrupt(name, "its directory is too short")
         magic, version, self.flags, count, _ = _DIRECTORY.unpack_from(data)

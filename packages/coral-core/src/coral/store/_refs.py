@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -127,11 +127,16 @@ def _component(name: str) -> str:
 
 def names(fs: FileSystem, kind: str) -> list[str]:
     """The names that have a folder under refs/<kind>, sorted; deleted ones too."""
+    return components(fs.list(f"refs/{kind}"))
+
+
+def components(folders: Iterable[str]) -> list[str]:
+    """The names whose path components these are, sorted; what is none is left out."""
     found = []
-    for component in fs.list(f"refs/{kind}"):
+    for component in folders:
         name = re.sub("%([0-9A-F]{2})", lambda m: chr(int(m[1], 16)), component)
         with suppress(UnsafeInput):
-            if folder_of(kind, check_ref_name(name)) == f"refs/{kind}/{component}":
+            if _component(check_ref_name(name)) == component:
                 found.append(name)
     return sorted(found)
 

@@ -1,0 +1,13 @@
+"""Somewhere else: repositories in other folders and in object stores. It works on stores, and knows no Repository.
+
+A third party adds a kind of URL by a subclass of `Remote`, an entry point of the group `coral.remotes`, named by the
+URL's scheme, and `coral.testing.RemoteTests` to prove it.
+"""
+
+from coral.remotes._fetch import Fetched
+from coral.remotes._opening import open_remote
+from coral.remotes._push import Pushed
+from coral.remotes._records import RemoteRecord
+from coral.remotes._remote import Remote, RemoteFile, check_remote_name
+
+__all__ = ["Fetched", "Pushed", "Remote", "RemoteFile", "RemoteRecord", "check_remote_name", "open_remote"]

@@ -1,0 +1,72 @@
+"""A remote that is asked again where it did not answer: a network is not a disk."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from coral.errors import RemoteUnreachable
+from coral.remotes._remote import Remote, RemoteFile
+
+__all__ = ["PatientRemote"]
+
+_log = logging.getLogger("coral")
+
+_PAUSES = (0.1, 0.5, 2.0)
+"""Seconds before it is asked for the second, third, last time; half of each by chance."""
+_T = TypeVar("_T")
+
+
+class PatientRemote(Remote):
+    """Asks another remote, and asks it again where it was unreachable.
+
+    So a `put` may have been done before, and its answer lost: False then means no more than that something is there.
+    """
+
+    def __init__(self, inner: Remote) -> None:
+        self._inner = inner
+        self.url = inner.url
+        self.shared = inner.shared
+
+    def put(self, name: str, data: memoryview) -> bool:
+        return self._again(lambda: self._inner.put(name, data))
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        return self._again(lambda: self._inner.read(name, offset, size))
+
+    def read_all(self, name: str, offset: int, size: int) -> bytes:
+        """The bytes of a file that is known to have so many."""
+
+        def once() -> bytes:
+            data = self._inner.read(name, offset, size)
+            if len(data) != size:
+                raise RemoteUnreachable(
+                    f"{self.url} answered with {len(data)} bytes of {name}, not {size}: try again", remote=self.url
+                )
+            return data
+
+        return self._again(once)
+
+    def list(self, prefix: str) -> Iterable[RemoteFile]:
+        return self._again(lambda: [*self._inner.list(prefix)])
+
+    def delete(self, name: str) -> None:
+        self._again(lambda: self._inner.delete(name))
+
+    def copy(self, source: str, target: str) -> None:
+        self._again(lambda: self._inner.copy(source, target))
+
+    def flush(self) -> None:
+        self._again(self._inner.flush)
+
+    def _again(self, ask: Callable[[], _T]) -> _T:
+        for pause in _PAUSES:
+            try:
+                return ask()
+            except RemoteUnreachable as error:
+                _log.info("%s; asking again", error)
+                time.sleep(pause * (0.5 + random.random() / 2))
+        return ask()

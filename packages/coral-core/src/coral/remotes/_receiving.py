@@ -1,0 +1,166 @@
+"""Receiving copies from packs of the other side, by ranges, into packs here that are checked before they count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from coral._digest import Bytes
+from coral.errors import CorruptObject, MissingExtra
+from coral.filesystem import ReadFile
+from coral.maintenance import Progress
+from coral.maintenance._inventory import Copy
+from coral.objects import State, decode_commit, decode_tree
+from coral.remotes._objects import RemoteObjects, runs
+from coral.remotes._side import Side, each_at_once
+from coral.remotes._transfer import Counter
+from coral.store import Copies, Operation, Store, Stored
+from coral.store._chain import verify_tensors
+from coral.store._pack import Directory, Entry, PackWriter, path_of, read_object
+
+__all__ = ["receive"]
+
+_FULL = 256 << 20  # bytes after which what comes goes on in another pack: what a cut may cost
+_STEP = 8 << 20  # bytes asked for at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A range of a pack to ask for: some whole entries, or a part of one."""
+
+    pack: str
+    offset: int
+    size: int
+    entries: tuple[Entry, ...]  # that begin in it
+    last: bool  # whether it holds the end of its last entry
+
+
+def receive(
+    ours: Store,
+    side: Side,
+    operation: Operation,
+    copies: Mapping[str, Copy],
+    objects: RemoteObjects,
+    progress: Progress | None,
+) -> int:
+    """Bring copies here, what they are differences from before them; returns the bytes that came.
+
+    Objects go last: what they name is here by then. Raises CorruptObject for bytes that are not what was stored,
+    before anybody can see them.
+    """
+    counter = Counter(progress, sum(copy.size for copy in copies.values()))
+    for batch in _batches(copies, objects):
+
+        def fill(writer: PackWriter, batch: list[tuple[str, list[Entry]]] = batch) -> None:
+            _copy(side, batch, writer, counter)
+
+        with ours.copies() as opened:
+            ours.write_pack(fill, operation, durable=True, check=lambda *pack: _check(side, opened, *pack))
+    return counter.sent
+
+
+def _batches(copies: Mapping[str, Copy], objects: RemoteObjects) -> Iterator[list[tuple[str, list[Entry]]]]:
+    """What goes into one pack here: entries of some packs over there, none of which needs another of the same batch."""
+    depths: dict[str, int] = {}
+
+    def depth(id: str) -> int:
+        if id not in depths:
+            base = copies[id].base if id in copies else None
+            depths[id] = 0 if base is None or base not in copies else depth(base) + 1
+        return depths[id]
+
+    levels: dict[int, dict[str, list[Entry]]] = {}
+    last = 1 << 30
+    for id, copy in copies.items():
+        entry = objects.entry(copy)
+        level = depth(id) if entry.kind == "tensor" else last
+        levels.setdefault(level, {}).setdefault(copy.pack, []).append(entry)
+    for level in sorted(levels):
+        batch: list[tuple[str, list[Entry]]] = []
+        size = 0
+        for pack, entries in levels[level].items():
+            for entry in sorted(entries, key=lambda entry: entry.offset):
+                if not batch or batch[-1][0] != pack:
+                    batch.append((pack, []))
+                batch[-1][1].append(entry)
+                size += entry.size
+                if size >= _FULL:
+                    yield batch
+                    batch, size = [], 0
+        if batch:
+            yield batch
+
+
+def _copy(side: Side, batch: list[tuple[str, list[Entry]]], writer: PackWriter, counter: Counter) -> None:
+    """Write what comes, in the order in which it was asked for."""
+    pieces = [piece for pack, entries in batch for piece in _pieces(pack, entries)]
+
+    def read(piece: _Piece) -> Bytes:
+        data = side.fs.remote.read_all(path_of(piece.pack), piece.offset, piece.size)
+        return np.frombuffer(data, np.uint8)
+
+    arriving = zip(pieces, each_at_once(read, pieces), strict=True)
+    for piece, data in arriving:
+        counter.add(sum(min(entry.size, piece.size) for entry in piece.entries), piece.size)
+        for entry in piece.entries:
+            at = entry.offset - piece.offset
+            if piece.last or entry is not piece.entries[-1]:
+                writer.add_stored(entry, [data[at : at + entry.size]] if entry.size else [])
+            else:
+                writer.add_stored(entry, _long(entry, data[at:], arriving, counter))
+
+
+def _long(entry: Entry, first: Bytes, arriving: Iterable[tuple[_Piece, Bytes]], counter: Counter) -> Iterator[Bytes]:
+    """The parts of an entry that is too long to be asked for at once."""
+    yield first
+    left = entry.size - first.size
+    while left:
+        _, data = next(iter(arriving))
+        counter.add(data.size, data.size)
+        left -= data.size
+        yield data
+
+
+def _pieces(pack: str, entries: list[Entry]) -> Iterator[_Piece]:
+    for run in runs(entries):
+        start, end = run[0].offset, max(entry.offset + entry.size for entry in run)
+        if end - start <= _STEP or len(run) > 1:
+            yield _Piece(pack, start, end - start, tuple(run), last=True)
+            continue
+        for at in range(start, end, _STEP):
+            size = min(_STEP, end - at)
+            yield _Piece(pack, at, size, tuple(run) if at == start else (), last=at == start and size == end - start)
+
+
+def _check(side: Side, copies: Copies, directory: Directory, file: ReadFile) -> None:
+    """Read back a pack that has no name yet, and compare all of it with what its ids say. Else it is CorruptObject."""
+    tensors = []
+    try:
+        for entry in directory.entries():
+            if entry.kind == "tensor":
+                tensors.append(copies.chain(Stored(directory, file, entry)))
+            else:
+                _check_object(file, entry)
+        for _, problem in verify_tensors(tensors):
+            if problem is not None:
+                raise problem
+    except MissingExtra:
+        raise
+    except (CorruptObject, EOFError) as error:
+        raise CorruptObject(
+            f"what came from {side.url} is not what was stored: {error}. Nothing of it is kept: try again, and run "
+            "fsck there."
+        ) from error
+
+
+def _check_object(file: ReadFile, entry: Entry) -> None:
+    data, what = read_object(file, entry), f"{entry.kind} {entry.id[:12]}"
+    match entry.kind:
+        case "commit":
+            decode_commit(data, entry.id)
+        case "tree":
+            decode_tree(data, what)
+        case _:
+            State.decode(data, what)

@@ -1,0 +1,30 @@
+"""A repository that holds only some tensors of its commits, on purpose: a clone of named ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coral import _json
+from coral.errors import CorruptObject
+from coral.filesystem import FileSystem
+from coral.store._files import LIMIT, put_if_absent, seal, unseal
+
+_PATH = "partial"
+
+
+def mark_partial(fs: FileSystem, names: Iterable[str]) -> None:
+    """Say, durably, that of what is fetched only these weights are held."""
+    put_if_absent(fs, _PATH, seal(_json.dumps({"names": sorted(names)})), durable=True)
+
+
+def partial_names(fs: FileSystem) -> frozenset[str] | None:
+    """The weights that are held of what was fetched; None where all of it is."""
+    try:
+        found = _json.loads(unseal(fs.read(_PATH, LIMIT), _PATH), _PATH)
+    except FileNotFoundError:
+        return None
+    match found:
+        case {"names": list(names)} if all(isinstance(name, str) for name in names):
+            return frozenset(names)
+        case _:
+            raise CorruptObject(f"the file {_PATH} does not say which tensors are held", path=_PATH)
