@@ -55,10 +55,19 @@ def plain(value: Any) -> Any:
 class Training:
     """Makes Trainers of one kind in a folder: 24 examples, 4 a batch, 6 batches an epoch."""
 
+    examples = staticmethod(examples)
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def trainer(self, *callbacks: Any, model: nn.Module | None = None, seed: int = 0, **options: Any) -> Trainer:
+    def trainer(
+        self,
+        *callbacks: Any,
+        model: nn.Module | None = None,
+        seed: int = 0,
+        kind: type[Trainer] = Trainer,
+        **options: Any,
+    ) -> Trainer:
         """A Trainer whose model begins with weights of the seed; options of Trainer, and of TrainingArguments."""
         of_trainer = {
             name: options.pop(name)
@@ -81,7 +90,7 @@ class Training:
             },
         )
         given = {"train_dataset": examples(), **of_trainer}
-        return Trainer(model=Small() if model is None else model, args=arguments, callbacks=list(callbacks), **given)
+        return kind(model=Small() if model is None else model, args=arguments, callbacks=list(callbacks), **given)
 
     @staticmethod
     def everything(trainer: Trainer) -> Any:

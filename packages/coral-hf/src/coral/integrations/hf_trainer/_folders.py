@@ -146,4 +146,3 @@ def _apart(weights: Mapping[str, WeightTensor]) -> dict[str, Tensor]:
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return tensors
-
