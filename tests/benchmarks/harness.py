@@ -149,6 +149,7 @@ class Bench:
     commits: int
     checkpoints: int
     report: Report
+    megabytes: int = 1000
     _begun: set[str] = field(default_factory=set)
 
     def first(self, name: str) -> bool:

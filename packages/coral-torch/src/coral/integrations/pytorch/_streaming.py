@@ -49,11 +49,12 @@ class StreamingWeightLoader:
 
     def __init__(self, repo: RepositoryLike, commit_ref: str | None = None) -> None:
         self.repository = opened(repo)
-        self.commit = self.repository.resolve("HEAD" if commit_ref is None else commit_ref)
+        found = self.repository.show("HEAD" if commit_ref is None else commit_ref)
+        self.commit = found.id
         """The commit's id."""
-        # which refuses a pruned commit, and reads no tensor
-        stored = self.repository.load(self.commit)
-        self._entries = {name: stored.entry(name) for name in stored}
+        if found.pruned:
+            self.repository.load(self.commit)  # which says so
+        self._entries = self.repository.tree(self.commit)
 
     @property
     def num_weights(self) -> int:
@@ -112,8 +113,8 @@ class StreamingWeightLoader:
         leaves a model on the meta device as it was, and another one with a part of the weights loaded.
         """
         _check_dtype(dtype)
-        stored = self.repository.load(self.commit, self._wanted(filter_fn))
-        to = target(model, stored, strict=strict, key_map=key_map, prefix=prefix, dtype=dtype)
+        weights = {name: self._unread(name) for name in self._wanted(filter_fn)}
+        to = target(model, weights, strict=strict, key_map=key_map, prefix=prefix, dtype=dtype)
         names = {source: name for name, source in to.fit.sources.items()}
         to = moved(to, device, dtype)
         become: dict[str, Tensor] = {}
@@ -129,6 +130,10 @@ class StreamingWeightLoader:
 
     def _wanted(self, filter_fn: Filter | None) -> list[str]:
         return [name for name in self._entries if filter_fn is None or filter_fn(name)]
+
+    def _unread(self, name: str) -> WeightTensor:
+        """The weight, of which nothing is read, nor looked for, before it is asked for."""
+        return WeightTensor.stored(*self._entries[name], lambda: self.repository.load(self.commit, [name])[name].data)
 
     def _stream(
         self, names: list[str], device: Device | None, dtype: torch.dtype | None, progress: bool
