@@ -80,6 +80,8 @@ def test_a_file_that_is_touched_again_while_its_save_is_written_asks_again(
     run.step()
     os.utime(asked, (1.0, 1.0))
     gate.set()
+    run.manager.wait()
+    assert asked.exists()
     run.step()
     assert run.saved() == [1, 2]
     assert not asked.exists()
