@@ -1,0 +1,170 @@
+"""A trainer's whole checkpoint as a commit holds it, and back: the dict that Lightning writes to a .ckpt file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from coral import Repository, WeightTensor
+from coral.errors import UnsupportedValue
+from coral.integrations.pytorch._state import Keep, decode, encode
+from coral.integrations.pytorch._tensors import from_weight, to_weight
+from coral.state import flatten, unflatten
+
+__all__ = ["OURS", "Origin", "dump", "dump_alone", "encoded", "origin_of", "plain", "read"]
+
+OURS = "coral"
+"""The key that a checkpoint read from a repository has beside Lightning's own."""
+
+_VERSION = importlib.metadata.version("pytorch-lightning")
+_NEEDED = {"epoch", "global_step", "pytorch-lightning_version", "loops", "optimizer_states", "lr_schedulers"}
+
+
+def dump(trainer: Any) -> dict[str, Any]:
+    """The checkpoint as the trainer would write it now, with what users' hooks add to it; all processes call it.
+
+    Its tensors are the live ones. The public way, `save_checkpoint`, waits for all processes and writes a file.
+    """
+    found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return found
+
+
+def dump_alone(trainer: Any) -> dict[str, Any]:
+    """What one process of several can tell of it by itself: nothing that may have to ask the others."""
+    return {
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "pytorch-lightning_version": _VERSION,
+        "state_dict": trainer.lightning_module.state_dict(),
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "lr_schedulers": [each.scheduler.state_dict() for each in trainer.lr_scheduler_configs],
+    }
+
+
+def encoded(
+    checkpoint: Mapping[str, Any], keep: Keep, *, needed: Iterable[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """The checkpoint, without its weights, as a commit can hold it; and the paths of what it cannot.
+
+    What Lightning itself resumes by, and what is `needed` besides, has to be held: UnsupportedValue names what is not.
+    The rest, hyperparameters, callbacks' states and what users' hooks add, is left out where it is not plain data.
+    """
+    state: dict[str, Any] = {}
+    left: list[str] = []
+    for key, value in checkpoint.items():
+        if key == "state_dict":
+            continue
+        if key in _NEEDED or key in needed:
+            state[key] = _checked(value, key, keep)
+        elif isinstance(value, dict):
+            state[key] = {}
+            for name, each in value.items():
+                _hold(state[key], name, each, f"{key}.{name}", keep, left)
+        else:
+            _hold(state, key, value, key, keep, left)
+    return state, left
+
+
+def _hold(state: dict[Any, Any], key: Any, value: Any, path: str, keep: Keep, left: list[str]) -> None:
+    try:
+        state[key] = _checked(value, path, keep)
+    except UnsupportedValue:
+        left.append(path)
+
+
+def _checked(value: Any, path: str, keep: Keep) -> Any:
+    """The value encoded, where all of it, keys too, can be stored."""
+    made = encode(value, path, keep)
+    try:
+        flatten(made, {})
+    except UnsupportedValue as error:
+        raise UnsupportedValue(f"{path}: {error}", path=path) from None
+    return made
+
+
+class Origin(NamedTuple):
+    """Where a checkpoint was read from, and what each process has for itself: `random`, `generators` and `loaders`."""
+
+    commit: str
+    repository: str
+    complete: bool
+    exact: bool
+    why: str
+    within_epoch: bool
+    ranks: list[Any]
+
+    def of_rank(self, rank: int) -> Mapping[str, Any]:
+        """What a process has for itself; the first one's where there were fewer of them."""
+        found: Mapping[str, Any] = self.ranks[rank if rank < len(self.ranks) else 0] if self.ranks else {}
+        return found
+
+
+def read(repo: Repository, ref: str) -> dict[str, Any]:
+    """A commit as a checkpoint for a trainer, with its Origin packed under `coral`.
+
+    One that was saved without the state of the loop has weights alone: it will do for validate and test.
+    """
+    commit = repo.show(ref)
+    weights = repo.load(commit.id)
+    state = repo.load_state(commit.id)
+    found: Mapping[str, Any] = state if isinstance(state, dict) else {}
+    loop = decode(found.get("lightning", {}))
+    origin = Origin(
+        commit=commit.id,
+        repository=str(repo.path.resolve()),
+        complete="lightning" in found,
+        exact=commit.exact,
+        why=str(commit.training.get("why", "")),
+        within_epoch=bool(found.get("within_epoch")),
+        ranks=list(found.get("ranks", [])),
+    )
+    base = {
+        "epoch": commit.epoch or 0,
+        "global_step": commit.step or 0,
+        "pytorch-lightning_version": _VERSION,
+        "callbacks": {},
+    }
+    tensors = {name: from_weight(weights[name]) for name in weights}
+    return {**base, **loop, "state_dict": {**tensors, **decode(found.get("extra", {}))}, OURS: _pack(origin._asdict())}
+
+
+def origin_of(checkpoint: Mapping[str, Any]) -> Origin | None:
+    """The origin of a checkpoint that `read` made, even if it has been a file since; None for any other."""
+    packed = checkpoint.get(OURS)
+    return Origin(**_unpack(packed)) if isinstance(packed, dict) else None
+
+
+def plain(value: Any) -> Any:
+    """The value with tensors for arrays and numbers for numpy's: all that torch.load takes without running code."""
+    match value:
+        case np.generic():
+            return value.item()
+        case np.ndarray():
+            return from_weight(WeightTensor(value)).clone()
+        case dict():
+            return {key: plain(child) for key, child in value.items()}
+        case list():
+            return [plain(child) for child in value]
+        case tuple():
+            return tuple(plain(child) for child in value)
+        case _:
+            return value
+
+
+def _pack(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested state as text and tensors: a form that a .ckpt file can hold, too."""
+    tensors: dict[str, Any] = {}
+    text = json.dumps(flatten(dict(value), tensors))
+    return {"json": text, "tensors": {name: from_weight(weight).clone() for name, weight in tensors.items()}}
+
+
+def _unpack(packed: Mapping[str, Any]) -> Any:
+    tensors: Mapping[str, Tensor] = packed["tensors"]
+    return unflatten(json.loads(packed["json"]), lambda name: to_weight(tensors[name], name), "a checkpoint's origin")

@@ -1,0 +1,123 @@
+"""Where a trainer is in its run, taken at an event: what has moved on by the time that its weights are captured."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coral.integrations.pytorch._random import (
+    Generator,
+    generator_state,
+    get_random_state,
+    set_generator_state,
+    set_random_state,
+)
+
+__all__ = ["Position", "position", "put_back", "settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where one process is: its loops, its loaders, its random generators, and why going on from there is not exact.
+
+    `generators` are those of the loaders' samplers; they count at the end of an epoch, when the next one's iterators
+    are about to be made. Within an epoch the `loaders` hold them.
+    """
+
+    loops: dict[str, Any]
+    loaders: list[Any] | None
+    random: dict[str, Any] | None
+    generators: list[Any]
+    within_epoch: bool
+    why: tuple[str, ...]
+
+
+def position(trainer: Any, *, epoch_over: bool, random: bool) -> Position:
+    """That of now: at the end of a batch or a validation, or with `epoch_over` at that of an epoch."""
+    loops = copy.deepcopy(trainer.fit_loop.state_dict())
+    loaders = loops.get("state_dict", {}).pop("combined_loader", None)
+    here = tuple(_leaves(trainer.train_dataloader))
+    return Position(
+        loops=loops,
+        # an iterator that is used up is no place to go on from: the next epoch makes a new one
+        loaders=None if epoch_over else loaders,
+        random=get_random_state() if random else None,
+        generators=[],
+        within_epoch=not epoch_over,
+        why=tuple(_of_epochs(here) if epoch_over else _of_batches(here, loaders, trainer.num_training_batches)),
+    )
+
+
+def settled(place: Position, trainer: Any) -> Position:
+    """The position at the boundary: at the end of an epoch users' hooks may have drawn random numbers since."""
+    if place.within_epoch or place.random is None:
+        return place
+    generators = [generator_state(each) for each in _generators(trainer)]
+    return replace(place, random=get_random_state(), generators=generators)
+
+
+def put_back(trainer: Any, random: Mapping[str, Any] | None, generators: list[Any]) -> None:
+    """Put random generators back to where they were; with those of samplers, make the iterators again, which draw.
+
+    Called when training begins. By then the trainer has made the iterators once, as for any epoch but a first one it
+    does not between the boundary and the first batch.
+    """
+    if random is not None:
+        set_random_state(random)
+    if generators:
+        for one, state in zip(_generators(trainer), generators, strict=False):
+            set_generator_state(one, state)
+        iter(trainer.fit_loop._data_fetcher)
+
+
+def _of_epochs(loaders: tuple[Any, ...]) -> Iterator[str]:
+    if any(getattr(loader, "persistent_workers", False) for loader in loaders):
+        yield "workers of a data loader that persist have random states of their own"
+    if any(hasattr(loader, "state_dict") and hasattr(_data_of(loader), "state_dict") for loader in loaders):
+        yield "a data set has a state of its own, which is not saved at the end of an epoch"
+
+
+def _of_batches(loaders: tuple[Any, ...], states: list[Any] | None, batches: float) -> Iterator[str]:
+    if not states or len(states) < len(loaders):
+        yield "it was saved within an epoch, and the position in the data is not known"
+        return
+    if any(getattr(loader, "num_workers", 0) for loader in loaders):
+        yield "it was saved within an epoch, and the random states of the data loader's workers are not known"
+    if any(getattr(loader, "generator", None) is not None for loader in loaders):
+        yield "it was saved within an epoch, and a data loader has a random generator of its own"
+    if math.isinf(batches):
+        yield "it was saved within an epoch, and a batch had been fetched ahead, as the data loader has no length"
+
+
+def _leaves(loaders: Any) -> Iterator[Any]:
+    """The loaders of a trainer: there may be several, in lists and dicts."""
+    match loaders:
+        case None:
+            return
+        case Mapping():
+            for each in loaders.values():
+                yield from _leaves(each)
+        case list() | tuple():
+            for each in loaders:
+                yield from _leaves(each)
+        case _:
+            yield loaders
+
+
+def _generators(trainer: Any) -> list[Generator]:
+    """The random generators of the loaders and their samplers, each once."""
+    found: dict[int, Generator] = {}
+    for loader in _leaves(trainer.train_dataloader):
+        batches = getattr(loader, "batch_sampler", None)
+        for owner in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+            one = getattr(owner, "generator", None)
+            if isinstance(one, Generator):
+                found[id(one)] = one
+    return list(found.values())
+
+
+def _data_of(loader: Any) -> Any:
+    return getattr(loader, "dataset", None)

@@ -1,0 +1,149 @@
+"""A trainer's run as the checkpoint manager sees it: its weights, and if it is asked for all that it goes on by."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor, nn
+
+from coral import WeightTensor
+from coral.errors import UnsupportedValue
+from coral.integrations.lightning._checkpoints import dump, dump_alone, encoded
+from coral.integrations.lightning._position import Position, position, settled
+from coral.integrations.pytorch._buffers import TensorBuffers
+from coral.integrations.pytorch._modules import tied_groups
+from coral.integrations.pytorch._ranks import Ranks
+from coral.integrations.pytorch._state import Keep, encode
+from coral.integrations.pytorch._tensors import check, to_weight
+from coral.training import CheckpointConfig, Snapshot
+
+__all__ = ["TrainerSource"]
+
+_log = logging.getLogger("coral")
+
+
+class TrainerSource:
+    """The parts of a trainer's run, on one of its processes. `restore` does nothing: the trainer does that itself."""
+
+    def __init__(self, trainer: Any, config: CheckpointConfig, *, complete: bool) -> None:
+        self.metadata: dict[str, Any] = {}
+        self.begun = False  # a batch has begun since the last update was complete
+        self.interrupted = False  # by an exception: nobody knows where the other processes are
+        self.evaluating = False  # an evaluation has begun, and is not over
+        self.between = False  # ... which came between two batches, when nothing was under way
+        self._trainer = trainer
+        self._complete = complete
+        self._random = config.save_random_state
+        self._sharded = _is_sharded(trainer.lightning_module)
+        self._position: Position | None = None
+        self._dumped: dict[str, Any] = {}
+        self._buffers = TensorBuffers()
+        self._told: set[str] = set()
+        several = trainer.world_size > 1
+        may_stop = config.early_stopping_patience is not None or config.handle_signals
+        self._needs_all = several and (complete or self._sharded)
+        self.ranks = Ranks(self._give, trainer.strategy.root_device)
+        self.ranks.together = self._needs_all or (several and may_stop)
+
+    # The position, taken at the event
+
+    def mark(self, *, epoch_over: bool = False) -> None:
+        """Everything of a step is complete so far: if it is saved, training goes on from here."""
+        if self._complete:
+            self._position = position(self._trainer, epoch_over=epoch_over, random=self._random)
+
+    def settle(self) -> None:
+        """The boundary has come."""
+        if self._position is not None:
+            self._position = settled(self._position, self._trainer)
+
+    # Capture
+
+    def capture(self, *, copy: bool = True) -> Snapshot:
+        """The run as it is now: in buffers that the next capture uses again; without `copy` partly its own memory."""
+        given = self.ranks.gather() if self._needs_all and not self.interrupted else [self._give()]
+        dumped, self._dumped = self._dumped, {}
+        self._buffers.begin()
+        keep = self._buffers.copy if copy else _view
+        tensors = {name: each for name, each in dumped["state_dict"].items() if isinstance(each, Tensor)}
+        extra = {name: each for name, each in dumped["state_dict"].items() if name not in tensors}
+        for name, tensor in tensors.items():
+            check(tensor, name)
+        tied = tied_groups(tensors)
+        twins = {other: first for first, *others in tied for other in others}
+        weights = {name: keep(name, tensor) for name, tensor in tensors.items() if name not in twins}
+        weights.update({name: weights[first] for name, first in twins.items()})
+        state: dict[str, Any] = {"extra": encode(extra, "extra state", keep), "tied": tied}
+        why = self._why_inexact()
+        if self._complete:
+            whole, left = self._whole(dumped, given, keep)
+            state.update(whole)
+            why += [f"what is not saved: {', '.join(left)}"] if left else []
+        self._buffers.finish()
+        return Snapshot(weights, state, exact=not why, why="; ".join(why), metadata=dict(self.metadata))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Nothing is left to do: the trainer has loaded the checkpoint that it goes on from."""
+
+    def _give(self) -> dict[str, Any]:
+        """What each process has: it dumps the checkpoint with the others, and gives what they do not know."""
+        trainer, place = self._trainer, self._position
+        several = trainer.world_size > 1
+        if self.interrupted and several:
+            if self._sharded:
+                raise UnsupportedValue("the weights are in parts on several processes, and the others cannot be asked")
+            self._dumped = dump_alone(trainer)
+        elif self._complete:
+            self._dumped = dump(trainer)
+        else:
+            self._dumped = {"state_dict": trainer.strategy.lightning_module_state_dict()}
+        if place is None:
+            return {}
+        return {"random": place.random, "loaders": place.loaders, "generators": place.generators}
+
+    def _whole(
+        self, dumped: dict[str, Any], given: list[dict[str, Any]], keep: Keep
+    ) -> tuple[dict[str, Any], list[str]]:
+        place = self._position
+        if place is None:
+            raise UnsupportedValue("no update was completed yet: there is no position to go on from", path="loops")
+        dumped["loops"] = {**dumped["loops"], "fit_loop": place.loops}
+        precision = type(self._trainer.precision_plugin).__qualname__
+        loop, left = encoded(dumped, keep, needed=[precision])
+        for path in left:
+            if path not in self._told:
+                self._told.add(path)
+                _log.warning("%s is no plain data: it is left out of the checkpoints", path)
+        state = {
+            "lightning": loop,
+            "within_epoch": place.within_epoch,
+            "ranks": [encode(each, "data loaders", keep) for each in given],
+        }
+        hyperparameters = ("hyper_parameters", "datamodule_hyper_parameters", "hparams")
+        return state, [path for path in left if not path.startswith(hyperparameters)]
+
+    def _why_inexact(self) -> list[str]:
+        if not self._complete:
+            return ["the state of the loop was not saved (include_optimizer=False)"]
+        why = [*self._position.why] if self._position is not None else []
+        if self.interrupted and (self.begun or self.evaluating or not self.between):
+            why.insert(0, "it was saved on an exception, when random numbers and data had moved past the last step")
+        elif self.begun:
+            why.insert(0, "it was saved between the batches of one update")
+        if self.interrupted and self._trainer.world_size > 1:
+            why.append("the other processes could not be asked for their random generators")
+        if not self._random:
+            why.append("the state of the random number generators was not saved")
+        return why
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether parameters of the module are in parts on several processes (FSDP, ZeRO-3, tensor parallel)."""
+    return any(hasattr(each, "placements") or hasattr(each, "ds_id") for each in module.parameters()) or any(
+        type(each).__name__ == "FullyShardedDataParallel" for each in module.modules()
+    )
+
+
+def _view(path: str, tensor: Tensor) -> WeightTensor:
+    return to_weight(tensor, path, copy=False)

@@ -1,0 +1,195 @@
+"""A run that ends early and goes on is the run that never ended: difference 0.0."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from coral import Repository
+from coral.integrations.lightning import CoralCallback
+
+
+class Stop(Exception):
+    """What ends a run before its time."""
+
+
+class StopAt(pl.Callback):
+    """Ends a run when a batch of this step begins."""
+
+    def __init__(self, step: int, act: Callable[[], None] | None = None) -> None:
+        self.step = step
+        self.act = act
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            if self.act is None:
+                raise Stop
+            self.act()
+
+
+def whole(lab: SimpleNamespace, net: dict[str, Any], make: Any, **options: Any) -> Any:
+    """All there is at the end of a run that was never interrupted, and its data."""
+    lab.seeded()
+    trainer, module = lab.trainer(**options), lab.Net(**net)
+    trainer.fit(module, *lab.loaders(make))
+    return lab.everything(trainer), module.seen
+
+
+def broken(lab: SimpleNamespace, path: Path, net: dict[str, Any], make: Any, at: StopAt, **options: Any) -> None:
+    """The first part of the same run, which ends at some step."""
+    lab.seeded()
+    saves = CoralCallback(path, save_every_n_steps=1, save_every_n_epochs=1, include_optimizer=True, durability="fast")
+    with pytest.raises((Stop, SystemExit)):
+        lab.trainer(saves, at, **options).fit(lab.Net(**net), *lab.loaders(make))
+
+
+def resumed(
+    lab: SimpleNamespace, path: Path, net: dict[str, Any], make: Any, ref: str, *, link: bool = True, **options: Any
+) -> Any:
+    """The rest of it, by a new trainer, whose program has drawn other random numbers before."""
+    torch.manual_seed(5)
+    saves = CoralCallback(path, include_optimizer=True, durability="fast")
+    trainer, module = lab.trainer(saves, **options), lab.Net(**net)
+    trainer.fit(module, *lab.loaders(make), ckpt_path=f"coral://{path}@{ref}" if link else saves.resume_path(ref))
+    return lab.everything(trainer), module.seen
+
+
+def stateful() -> Any:
+    return pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+
+
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "plateau": ({"plateau": True}, {}),
+    "accumulation": ({}, {"accumulate_grad_batches": 2}),
+    "no validation": ({}, {"limit_val_batches": 0}),
+    "validation every second epoch": ({}, {"check_val_every_n_epoch": 2}),
+}
+
+
+@pytest.mark.parametrize("link", [True, False], ids=["link", "file"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_at_the_end_of_an_epoch_it_is_exact(lab: SimpleNamespace, path: Path, shape: str, link: bool) -> None:
+    net, options = SHAPES[shape]
+    expected, batches = whole(lab, net, DataLoader, **options)
+    step = 2 if "accumulate_grad_batches" in options else 3
+    broken(lab, path, net, DataLoader, StopAt(step + 1), **options)
+    commit = Repository(path).show(f"step:{step}")
+    assert commit.exact, commit.training
+    assert commit.reasons == ("epoch", "step")
+    found, rest = resumed(lab, path, net, DataLoader, f"step:{step}", link=link, **options)
+    assert found == expected
+    assert rest == [each for each in batches if each[0] >= step]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_within_an_epoch_it_is_exact_with_a_loader_that_knows_its_position(
+    lab: SimpleNamespace, path: Path, shape: str
+) -> None:
+    net, options = SHAPES[shape]
+    expected, batches = whole(lab, net, stateful(), **options)
+    step = 1 if "accumulate_grad_batches" in options else 4
+    broken(lab, path, net, stateful(), StopAt(step + 1), **options)
+    commit = Repository(path).show(f"step:{step}")
+    assert commit.exact, commit.training
+    found, rest = resumed(lab, path, net, stateful(), f"step:{step}", **options)
+    assert found == expected
+    assert rest == [each for each in batches if each[0] >= step]
+
+
+def test_at_the_end_of_an_epoch_it_is_exact_with_a_loader_that_knows_its_position(
+    lab: SimpleNamespace, path: Path
+) -> None:
+    expected, batches = whole(lab, {}, stateful())
+    broken(lab, path, {}, stateful(), StopAt(4))
+    assert Repository(path).show("step:3").exact
+    assert resumed(lab, path, {}, stateful(), "step:3") == (expected, [each for each in batches if each[0] >= 3])
+
+
+def test_with_validation_within_the_epoch_it_is_exact(lab: SimpleNamespace, path: Path) -> None:
+    expected, _ = whole(lab, {}, stateful(), val_check_interval=1)
+    broken(lab, path, {}, stateful(), StopAt(5), val_check_interval=1)
+    assert Repository(path).show("step:4").exact
+    found, _ = resumed(lab, path, {}, stateful(), "step:4", val_check_interval=1)
+    assert found == expected
+
+
+@pytest.mark.parametrize("make", [DataLoader, None], ids=["epoch", "batch"])
+def test_after_sigterm_it_is_exact(lab: SimpleNamespace, path: Path, make: Any) -> None:
+    """It comes while a step is computed: the last of an epoch, or one within."""
+    make, step = make or stateful(), 3 if make else 5
+    expected, _ = whole(lab, {}, make, limit_val_batches=0)
+    terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
+    broken(lab, path, {}, make, StopAt(step - 1, terminate), limit_val_batches=0)
+    commit = Repository(path).show()
+    assert (commit.step, commit.exact) == (step, True), commit.training
+    assert "preempted" in commit.reasons
+    found, _ = resumed(lab, path, {}, make, "HEAD", limit_val_batches=0)
+    assert found == expected
+
+
+def test_sigterm_within_a_validation_is_approximate(lab: SimpleNamespace, path: Path) -> None:
+    broken(lab, path, {}, DataLoader, StopAt(2, partial(os.kill, os.getpid(), signal.SIGTERM)))
+    commit = Repository(path).show()
+    assert (commit.step, commit.exact) == (3, False)
+    assert "saved on an exception" in commit.training["why"]
+
+
+def test_within_an_epoch_a_plain_loader_is_approximate_and_that_is_said(
+    lab: SimpleNamespace, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(lab, path, {}, DataLoader, StopAt(5))
+    commit = Repository(path).show("step:4")
+    assert not commit.exact
+    assert commit.training["why"] == "it was saved within an epoch, and the position in the data is not known"
+    _, rest = resumed(lab, path, {}, DataLoader, "step:4")
+    assert "approximately: it was saved within an epoch" in caplog.text
+    assert [step for step, _ in rest] == [4, 5, 6, 7, 8]
+
+
+def test_what_is_saved_when_a_batch_has_begun_is_approximate(lab: SimpleNamespace, path: Path) -> None:
+    lab.seeded()
+    saves = CoralCallback(path, include_optimizer=True, durability="fast")
+    with pytest.raises(Stop):
+        lab.trainer(StopAt(4), saves).fit(lab.Net(), *lab.loaders(stateful()))
+    assert (Repository(path).show().step, Repository(path).show().exact) == (4, False)
+    assert "saved on an exception" in Repository(path).show().training["why"]
+
+
+def test_a_run_that_max_steps_ended_within_an_epoch_goes_on_there(lab: SimpleNamespace, path: Path) -> None:
+    expected, batches = whole(lab, {}, stateful())
+    lab.seeded()
+    saves = CoralCallback(path, include_optimizer=True, durability="fast")
+    lab.trainer(saves, max_steps=4).fit(lab.Net(), *lab.loaders(stateful()))
+    assert Repository(path).show().exact
+    assert resumed(lab, path, {}, stateful(), "main") == (expected, [each for each in batches if each[0] >= 4])
+
+
+def test_several_loaders_are_taken_together(lab: SimpleNamespace, path: Path) -> None:
+    class Pair(lab.Net):  # type: ignore[misc, name-defined]
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step(batch["a"], batch_idx) + self.loss(batch["b"][0])  # type: ignore[no-any-return]
+
+    def fit(trainer: Any, ckpt_path: str | None = None) -> Any:
+        make = stateful()
+        both = {"a": lab.loaders(make)[0], "b": [lab.loaders(make)[0]]}
+        trainer.fit(Pair(), both, lab.loaders()[1], ckpt_path=ckpt_path)
+        return lab.everything(trainer)
+
+    lab.seeded()
+    expected = fit(lab.trainer())
+    lab.seeded()
+    saves = partial(CoralCallback, path, include_optimizer=True, durability="fast")
+    fit(lab.trainer(saves(save_every_n_steps=1), max_steps=5))
+    assert Repository(path).show("step:4").exact
+    assert fit(lab.trainer(saves()), f"coral://{path}@step:4") == expected
