@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 from coral import _resolve
 from coral.errors import (
@@ -26,12 +26,13 @@ from coral.remotes._graph import Graph
 from coral.remotes._push import push
 from coral.remotes._records import Memory, add_record, is_url, read_record, records, remove_record
 from coral.remotes._side import Side
-from coral.store import Durability, Store, _refs, check_ref_name, intent
+from coral.store import Durability, Operation, Store, _refs, check_ref_name, intent, merged
 from coral.store._partial import mark_partial, partial_names
 
 _log = logging.getLogger("coral")
 
 _FIRST = "origin"
+Winner: TypeAlias = Literal["ours", "theirs"]
 
 
 class Remoting:
@@ -112,14 +113,18 @@ class Remoting:
         remote: str | os.PathLike[str] = _FIRST,
         branch: str | None = None,
         *,
+        merge: Winner | None = None,
         progress: Progress | None = None,
     ) -> Fetched:
         """Fetch, and move a branch here, by default HEAD's, on to where it is at the remote; it is made if need be.
 
-        Raises Diverged where both have commits that the other one has not: merge, or take another branch.
+        Where both have commits that the other one has not it raises Diverged; with `merge="ours"` or `"theirs"` it
+        makes a commit that follows both, and has the weights and the state of that one.
         """
+        if merge not in (None, "ours", "theirs"):
+            raise ConfigError(f'merge is {merge!r}; it must be "ours", "theirs" or None')
         name = _resolve.head(self._store) if branch is None else check_ref_name(branch)
-        return self._fetch(remote, keep=name, progress=progress)
+        return self._fetch(remote, keep=name, merge=merge, progress=progress)
 
     @classmethod
     def clone(
@@ -179,6 +184,7 @@ class Remoting:
         keep: str | None = None,
         depth: int | None = None,
         head: bool = False,
+        merge: Winner | None = None,
         progress: Progress | None = None,
     ) -> Fetched:
         """Fetch, and move refs: those that follow the remote, and a branch of our own to `keep` up."""
@@ -202,31 +208,35 @@ class Remoting:
                     if keep is not None and keep != _resolve.head(store):
                         self._move(_refs.HEAD, f"refs/heads/{keep}", why="clone")
                 if keep is not None and (head or keep in heads):
-                    self._keep_up(keep, heads[keep].value or "", side.url)
+                    self._keep_up(operation, keep, heads[keep].value or "", side.url, merge)
                 elif keep is not None:
                     raise UnknownRef(keep, heads, detail=f"{side.url} has no such branch")
             store.acknowledge()
         _log.info("%s: fetched: %s", store.fs.root, done)
         return done
 
-    def _keep_up(self, branch: str, theirs: str, url: str) -> None:
-        """Move a branch on to where it is over there; Diverged where that would lose commits."""
-        folder, graph = _refs.folder_of("heads", branch), Graph.of(self._store)
+    def _keep_up(self, operation: Operation, branch: str, theirs: str, url: str, merge: Winner | None) -> None:
+        """Move a branch on to where it is over there; where that would lose commits, merge, or raise Diverged."""
+        target, folder, graph = theirs, _refs.folder_of("heads", branch), Graph.of(self._store)
         while True:
             before = _refs.read(self._store.fs, folder, lenient=True)
             ours = before.value if before else None
             if ours is not None:
                 if any(commit.id == theirs for commit in graph.ancestors([ours])):
                     return
+                target = theirs
                 if not any(commit.id == ours for commit in graph.ancestors([theirs])):
-                    raise Diverged(
-                        f"{branch} is at {ours[:12]} here and at {theirs[:12]} at {url}, and neither leads to the "
-                        "other: both were committed to. Merge what was fetched, or go on on another branch.",
-                        ref=branch, ours=ours, theirs=theirs,
-                    )  # fmt: skip
+                    if merge is None:
+                        raise Diverged(
+                            f"{branch} is at {ours[:12]} here and at {theirs[:12]} at {url}, and neither leads to the "
+                            'other: both were committed to. Pull with merge="ours" or merge="theirs", which says whose '
+                            "weights the branch goes on with, or go on on another branch.",
+                            ref=branch, ours=ours, theirs=theirs,
+                        )  # fmt: skip
+                    target = merged(self._store, operation, ours, theirs, f"merge {branch} of {url}", merge)
             try:
                 self._store.ensure_history_synced()
-                self._store.move_ref(folder, theirs, after=before, why="pull")
+                self._store.move_ref(folder, target, after=before, why="pull")
                 return
             except Conflict:
                 continue

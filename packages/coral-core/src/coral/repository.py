@@ -47,6 +47,7 @@ from coral.objects import (
 from coral.state import StateValue, unflatten
 from coral.store import Draft, Durability, Store, _refs, annotate, commit, intent, needed
 from coral.store._format import open_or_create
+from coral.store._partial import partial_names
 from coral.weights import Array, WeightTensor
 
 __all__ = ["CommitStats", "Diff", "Repository", "Stats"]
@@ -258,7 +259,18 @@ class Repository(Remoting):
         """
         with self._doing(f"loading {ref}"):
             found = self._unpruned(ref)
-            return StoredTensors(self._store, self._tree(found), found.id, names)
+            try:
+                return StoredTensors(self._store, self._tree(found), found.id, names)
+            except MissingObject as error:
+                held = partial_names(self._store.fs)
+                if held is None:
+                    raise
+                raise MissingObject(
+                    f"{error} Of what was fetched, this clone has only {', '.join(sorted(held))}: ask for these by "
+                    "names=, or clone it whole.",
+                    tensor=error.tensor,
+                    commits=error.commits,
+                ) from error
 
     def load_state(self, ref: str = "HEAD") -> StateValue:
         """The training state that was committed with the weights, as it was; None where there was none."""

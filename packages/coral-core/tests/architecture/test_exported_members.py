@@ -35,7 +35,7 @@ LOCKED = {
     "coral.state": ["StateValue", "flatten", "unflatten"],
     "coral.store": [
         "Chain", "Copies", "Draft", "Durability", "Intent", "Operation", "Store", "Stored", "annotate",
-        "check_ref_name", "commit", "intent", "intents", "needed",
+        "check_ref_name", "commit", "intent", "intents", "merged", "needed",
     ],
     "coral.testing": [
         "SCHEDULES", "AdapterTests", "Checkpoint", "Course", "Crash", "Evaluations", "Leg", "Reference", "Schedule",

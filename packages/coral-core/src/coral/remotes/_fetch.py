@@ -85,7 +85,7 @@ def fetch(
     side.check()
     with side.fs.listed("refs"):
         heads, tags = side.tips("heads"), side.tips("tags")
-        head = _refs.read(side.fs, _refs.HEAD)
+        head = side.ref(_refs.HEAD)
     done = Fetched(side.url, {name: entry.value or "" for name, entry in heads.items()})
     if head is not None and head.value is not None and head.value.startswith("refs/heads/"):
         done.head = _refs.check_ref_name(head.value.removeprefix("refs/heads/"))
@@ -139,7 +139,10 @@ def _read_notes(work: _Work, known: set[str]) -> None:
 
     def read(path: str) -> FoundNote | None:
         try:
-            return read_note(work.side.fs, path)
+            try:
+                return read_note(work.side.fs, path)
+            except CorruptObject:  # on its way, perhaps
+                return read_note(work.side.fs, path)
         except (CorruptObject, FileNotFoundError) as error:
             _log.warning("%s: a note is left out: %s", work.side.url, error)
             return None
@@ -187,11 +190,11 @@ def _receive_lost(
             f"{work.side.url} lacks {len(missing)} objects that its refs lead to, as {missing[0][:12]}: run fsck "
             "there, or push to it from where they are"
         )
-    for id, copy in settled.items():
+    coming = {id: copy for id, copy in settled.items() if copy.pack}
+    for id, copy in coming.items():
         if id in tensors:
             entry = work.objects.entry(copy)
             check_tensor(tensors[id], entry.dtype, entry.shape)
-    coming = {id: copy for id, copy in settled.items() if copy.pack}
     return receive(work.ours, work.side, operation, coming, work.objects, progress)
 
 

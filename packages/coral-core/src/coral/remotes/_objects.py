@@ -13,7 +13,7 @@ from coral.store._pack import Directory, Entry, path_of
 
 __all__ = ["RemoteObjects", "runs"]
 
-_GAP = 64 << 10  # bytes that are read and thrown away rather than asking once more
+_GAP = 16 << 10  # bytes that are read and thrown away rather than asking once more
 _RUN = 8 << 20  # bytes asked for at once
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -100,7 +100,7 @@ def push(
     side.make()
     work = _Work(ours, side, branch, tip, prune, Graph.of(ours), done)
     with side.fs.listed("refs"):
-        before = _refs.read(side.fs, _refs.folder_of("heads", branch), lenient=True)
+        before = side.ref(_refs.folder_of("heads", branch))
         theirs = {entry.value for kind in ("heads", "tags") for entry in side.tips(kind).values() if entry.value}
     _check(work, before)
     work.history = work.graph.ancestors([tip])
@@ -183,10 +183,12 @@ def _send(work: _Work, operation: Operation, progress: Progress | None) -> None:
         wanted, order = _wanted(work)
         settled, lost = side.settled(wanted)
         relies = {copy.pack for copy in settled.values()}
+        before = list(_before(work, lost))
+        settled, _ = side.settled([*wanted, *(entry.id for parts in before for _, entry in parts.tensors())])
         if not lost and not work.new:
             return
         with ours.copies() as copies:
-            plan = plan_sending(ours, copies, settled, before=_before(work, set(lost)), commits=order, lost=set(lost))
+            plan = plan_sending(ours, copies, settled, before=before, commits=order, lost=set(lost))
             operation.needs({*relies, *plan.packs})
             side.look()
             if all(map(side.has, relies)):
@@ -222,7 +224,7 @@ def _wanted(work: _Work) -> tuple[list[str], list[tuple[str | None, Parts | None
     return list(dict.fromkeys(wanted)), order
 
 
-def _before(work: _Work, lost: set[str]) -> Iterable[Parts]:
+def _before(work: _Work, lost: Sequence[str]) -> Iterable[Parts]:
     """The parts of the commits that the other side has, just before the first one that is sent."""
     if not lost or not work.new:
         return
@@ -280,7 +282,7 @@ def _move_branch(work: _Work, before: _refs.RefEntry | None) -> _refs.RefEntry:
         try:
             entry = _refs.append(fs, folder, work.tip, after=before, why="push", durable=True)
         except Conflict:
-            before = _refs.read(fs, folder, lenient=True)
+            before = work.side.ref(folder)
             _check(work, before)
             continue
         if work.branch != "main" and before is None and len(_refs.components(fs.list("refs/heads"))) == 1:
@@ -294,7 +296,7 @@ def _send_tags(side: Side, tags: Mapping[str, _refs.RefEntry]) -> tuple[tuple[st
     """Put tags; one that is elsewhere over there is moved only where a run's policy moves it, on both sides."""
     moved, refused = [], []
     with side.fs.listed("refs/tags"):
-        there = {name: _refs.read(side.fs, _refs.folder_of("tags", name), lenient=True) for name in tags}
+        there = {name: side.ref(_refs.folder_of("tags", name)) for name in tags}
     for name, ours in tags.items():
         theirs = there[name]
         if theirs is not None and theirs.value == ours.value:

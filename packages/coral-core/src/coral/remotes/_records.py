@@ -64,14 +64,18 @@ def add_record(fs: FileSystem, record: RemoteRecord) -> RemoteRecord:
 
 def read_record(fs: FileSystem, name: str) -> RemoteRecord:
     """The remote of a name; UnknownRemote names those that there are."""
-    path = f"{_folder(check_remote(name))}/remote"
     try:
-        found = _json.loads(unseal(fs.read(path, LIMIT), path), path)
+        return _read(fs, check_remote(name))
     except FileNotFoundError:
-        known = ", ".join(sorted(each.name for each in records(fs))) or "none"
+        known = ", ".join(each.name for each in records(fs)) or "none"
         raise UnknownRemote(
             f"no remote {name!r}; there are: {known}. Add it with add_remote({name!r}, url).", remote=name
         ) from None
+
+
+def _read(fs: FileSystem, name: str) -> RemoteRecord:
+    path = f"{_folder(name)}/remote"
+    found = _json.loads(unseal(fs.read(path, LIMIT), path), path)
     match found:
         case {"name": str(its), "url": str(url), "single_writer": bool(single)} if its == name:
             return RemoteRecord(name, check_url(url), single)
@@ -83,8 +87,8 @@ def records(fs: FileSystem) -> list[RemoteRecord]:
     """All remotes that can be read, by name."""
     found = []
     for name in _refs.components(fs.list("remotes")):
-        with suppress(CoralError):
-            found.append(read_record(fs, name))
+        with suppress(CoralError, FileNotFoundError):
+            found.append(_read(fs, name))
     return sorted(found, key=lambda record: record.name)
 
 

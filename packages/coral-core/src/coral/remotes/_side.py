@@ -34,7 +34,7 @@ _B = TypeVar("_B")
 
 THREADS = 8
 """Requests that are under way at a time."""
-_TAIL = 64 << 10  # bytes at the end of a pack that are asked for first: most directories are in them
+_TAIL = 16 << 10  # bytes at the end of a pack that are asked for first: most directories are in them
 
 
 def each_at_once(work: Callable[[_A], _B], items: Sequence[_A]) -> Iterator[_B]:
@@ -100,11 +100,21 @@ class Side:
             raise no_condition(self.url)
         check_format(self.fs)
 
+    def ref(self, folder: str) -> _refs.RefEntry | None:
+        """The newest entry of a ref. CorruptObject where it is damaged, which is never taken for one that is not there.
+
+        Wrong bytes may have been a matter of the way: it is asked for twice.
+        """
+        try:
+            return _refs.read(self.fs, folder)
+        except CorruptObject:
+            return _refs.read(self.fs, folder)
+
     def tips(self, kind: str) -> dict[str, _refs.RefEntry]:
         """The newest entry of each branch ("heads") or tag ("tags") that is there; within `listed("refs")`."""
         found = {}
         for name in _refs.components(self.fs.list(f"refs/{kind}")):
-            entry = _refs.read(self.fs, _refs.folder_of(kind, name))
+            entry = self.ref(_refs.folder_of(kind, name))
             if entry is not None and entry.value is not None:
                 if not is_id(entry.value):
                     raise CorruptObject(f"{name} of {self.url} names {entry.value[:80]!r}, which is no commit")

@@ -1,7 +1,7 @@
 """The store: packs, index, refs, notes and intents, all of them put if absent and none of them changed."""
 
 from coral.store._chain import Chain, Stored
-from coral.store._committing import Draft, annotate, commit
+from coral.store._committing import Draft, annotate, commit, merged
 from coral.store._copies import Copies
 from coral.store._intents import Intent, Operation, intent, intents, needed
 from coral.store._refs import check_ref_name
@@ -21,5 +21,6 @@ __all__ = [
     "commit",
     "intent",
     "intents",
+    "merged",
     "needed",
 ]

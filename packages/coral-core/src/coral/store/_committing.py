@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from coral.errors import Conflict, CoralError
+from coral.errors import CommitPruned, Conflict, CoralError
 from coral.objects import Commit, Note, State, TensorEntry, decode_tree, encode_commit, encode_tree
 from coral.state import StateValue, flatten
 from coral.store import _refs
@@ -106,6 +107,32 @@ def commit(store: Store, folder: str, draft: Draft, start: Callable[[], str | No
     with suppress(OSError, CoralError):  # the commit is made: the index is only derived from it
         store.index.cover()
     return id
+
+
+def merged(
+    store: Store, operation: Operation, ours: str, theirs: str, message: str, winner: Literal["ours", "theirs"]
+) -> str:
+    """Write a commit that follows two others, and has the weights and the state of one of them; returns its id.
+
+    The caller moves a branch to it while the operation holds it.
+    """
+    operation.needs([ours, theirs])
+    kept = store.read_commit(ours if winner == "ours" else theirs)
+    if kept.pruned:
+        raise CommitPruned(f"{kept.id[:12]} was pruned: a merge cannot go on with its weights", ref=kept.id)
+    data = encode_commit(
+        parents=[ours, theirs],
+        tree=kept.tree,
+        state=kept.state,
+        message=message,
+        time=store.fs.now(),
+        nbytes=kept.nbytes,
+        metadata={},
+        training={},
+        metrics={},
+        reasons=(),
+    )
+    return store.write_pack(lambda writer: writer.add_object("commit", data), operation)[0]
 
 
 def annotate(store: Store, commit: Commit, note: Note, state: StateValue) -> None:

@@ -1,0 +1,311 @@
+"""fetch, pull and clone: what is missing here comes here, checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coral import Repository
+from coral.errors import (
+    CommitPruned,
+    ConfigError,
+    CorruptObject,
+    Diverged,
+    MissingObject,
+    NotARepository,
+    RefExists,
+    UnknownRef,
+    UnsafeInput,
+    WeightsMismatch,
+)
+from coral.store._files import seal
+
+
+@pytest.fixture
+def pushed(repo: Repository, remote, commits) -> list[str]:
+    """Five commits that `test://memory` has, the last four as differences."""
+    ids = commits(1, 2, 3, 4, 5)
+    repo.annotate(ids[1], metrics={"loss": 0.25})
+    repo.tag("paper", ids[2])
+    repo.push("test://memory")
+    return ids
+
+
+@pytest.fixture
+def clone(tmp_path: Path):
+    """Clones `test://memory`."""
+    return lambda **options: Repository.clone("test://memory", tmp_path / "clone", durability="fast", **options)
+
+
+def test_a_clone_is_the_whole_repository(repo: Repository, pushed, clone, same) -> None:
+    found = clone()
+    same(found, repo, *pushed)
+    assert (found.branches(), found.tags(), found.head) == (repo.branches(), repo.tags(), "main")
+    assert found.remotes() == {"origin": "test://memory"}
+    assert found.resolve("origin/main") == pushed[-1]
+
+
+def test_a_clone_is_on_the_branch_that_the_other_is_on(repo: Repository, remote, commits, clone) -> None:
+    commits(1, branch="trunk")
+    repo.push("test://memory", "trunk")
+    found = clone()
+    assert (found.head, found.branches()) == ("trunk", repo.branches())
+
+
+def test_only_what_is_new_is_fetched(repo: Repository, remote, pushed, clone, commits, trained, same) -> None:
+    found = clone()
+    ids = commits(6)
+    repo.push("test://memory")
+    remote.sent = 0
+    done = found.fetch()
+    assert (done.commits, done.moved) == (1, ("main",))
+    assert remote.sent < 0.6 * trained(6)["layer"].nbytes + 16_000
+    assert found.resolve("main") == pushed[-1]
+    assert found.resolve("origin/main") == ids[0]
+    same(found, repo, *pushed, *ids)
+
+
+def test_fetching_what_is_here_asks_for_no_pack(remote, pushed, clone) -> None:
+    found = clone()
+    remote.requests.clear()
+    done = found.fetch()
+    assert (done.commits, done.moved, done.bytes_received) == (0, (), 0)
+    assert not [name for _, name in remote.requests if name.startswith("packs/")]
+
+
+def test_pull_moves_the_branch_on(repo: Repository, pushed, clone, commits) -> None:
+    found = clone()
+    (new,) = commits(6)
+    repo.push("test://memory")
+    found.pull()
+    assert found.resolve() == new
+    found.pull()
+    assert found.resolve() == new
+
+
+def test_pull_leaves_a_branch_that_is_ahead(pushed, clone, commits) -> None:
+    found = clone()
+    (mine,) = commits(7, to=found)
+    found.pull()
+    assert found.resolve() == mine
+
+
+def test_pull_says_that_both_have_moved(repo: Repository, pushed, clone, commits) -> None:
+    found = clone()
+    (theirs,), (ours,) = commits(6), commits(7, to=found)
+    repo.push("test://memory")
+    with pytest.raises(Diverged, match='merge="ours"') as caught:
+        found.pull()
+    assert (caught.value.ours, caught.value.theirs, caught.value.ref) == (ours, theirs, "main")
+    assert found.resolve() == ours
+
+
+@pytest.mark.parametrize(("winner", "step"), [("ours", 7), ("theirs", 6)])
+def test_a_merge_follows_both_and_has_the_weights_of_one(repo, pushed, clone, commits, winner: str, step: int) -> None:
+    found = clone()
+    (theirs,), (ours,) = commits(6), commits(7, to=found)
+    repo.push("test://memory")
+    found.pull(merge=winner)
+    assert found.show().parents == (ours, theirs)
+    assert found.load()["step"].data == step
+    assert found.load_state()["step"] == step
+    assert found.fsck().ok
+
+
+def test_pull_makes_a_branch_that_is_not_here(repo: Repository, pushed, clone, commits) -> None:
+    found = clone()
+    (tip,) = commits(6, branch="exp")
+    repo.push("test://memory", "exp")
+    found.pull(branch="exp")
+    assert found.branches()["exp"] == tip
+    with pytest.raises(UnknownRef, match="no such branch"):
+        found.pull(branch="exq")
+
+
+def test_a_branch_that_is_gone_is_not_tracked_any_more(repo: Repository, remote, there, pushed, clone, commits) -> None:
+    commits(6, branch="exp")
+    repo.push("test://memory", "exp")
+    found = clone()
+    there().delete_branch("exp")
+    found.fetch()
+    with pytest.raises(UnknownRef):
+        found.resolve("origin/exp")
+
+
+def test_what_is_pruned_there_stays_here(repo: Repository, pushed, clone, trained) -> None:
+    found = clone()
+    repo.prune(pushed[1])
+    repo.push("test://memory", prune=True)
+    found.fetch()
+    np.testing.assert_array_equal(found.load(pushed[1])["layer"].data, trained(2)["layer"])
+    assert found.fsck().ok
+
+
+def test_what_was_pruned_there_comes_as_a_record(repo: Repository, pushed, clone, same) -> None:
+    repo.prune(pushed[1])
+    repo.push("test://memory", prune=True)
+    found = clone()
+    assert found.show(pushed[1]).pruned
+    same(found, repo, *(id for id in pushed if id != pushed[1]))
+
+
+def test_a_later_state_comes_for_a_commit_that_is_here(repo: Repository, pushed, clone) -> None:
+    found = clone()
+    repo.annotate(pushed[4], state={"step": 5, "late": np.arange(4)})
+    repo.push("test://memory")
+    found.fetch()
+    assert found.load_state(pushed[4])["late"].tolist() == [0, 1, 2, 3]
+    assert found.fsck().ok
+
+
+# -- parts of it -------------------------------------------------------------------------------------------------------
+
+
+def test_a_shallow_clone_has_the_newest_tensors_and_all_records(repo: Repository, remote, pushed, clone, same) -> None:
+    found = clone(depth=2)
+    assert [commit.id for commit in found.log()] == pushed[::-1]
+    same(found, repo, *pushed[3:])
+    with pytest.raises(CommitPruned, match="depth"):
+        found.load(pushed[2])
+    found.gc()
+    same(found, repo, *pushed[3:])
+
+
+def test_a_shallow_clone_can_be_worked_on(repo: Repository, there, pushed, clone, commits, same) -> None:
+    found = clone(depth=1)
+    ids = commits(6, 7, to=found)
+    found.push()
+    same(there(), found, *ids)
+    same(there(), repo, *pushed)  # that is not told of what this clone lacks
+    repo.fetch("test://memory")
+    same(repo, found, *ids)
+
+
+def test_a_shallow_clone_is_not_all_that_another_remote_needs(pushed, clone, other: Path) -> None:
+    with pytest.raises(MissingObject, match="limited depth"):
+        clone(depth=1).push(other)
+
+
+def test_of_a_large_repository_named_tensors_alone_travel(repo: Repository, remote, clone) -> None:
+    large = np.random.default_rng(0).standard_normal(1 << 20)
+    for step in range(3):
+        repo.commit({"large": large + step, "small": np.array([step])})
+    repo.push("test://memory")
+    remote.sent = 0
+    assert clone(names=["small"]).load(names=["small"])["small"].data == 2
+    assert remote.sent < large.nbytes / 20
+
+
+def test_a_clone_of_named_tensors_has_these_alone(repo: Repository, remote, pushed, clone, commits, trained) -> None:
+    found = clone(names=["frozen", "step"])
+    assert found.load(pushed[3], names=["step"])["step"].data == 4
+    np.testing.assert_array_equal(found.load(names=["frozen"])["frozen"].data, trained(1)["frozen"])
+    with pytest.raises(MissingObject, match="frozen, step"):
+        found.load()
+    assert found.fsck().ok
+    found.gc()
+    assert found.load(names=["step"])["step"].data == 5
+    commits(6)
+    repo.push("test://memory")
+    found.pull()
+    assert found.load(names=["step"])["step"].data == 6
+    with pytest.raises(MissingObject):
+        found.load(names=["layer"])
+
+
+def test_what_is_committed_to_a_clone_of_named_tensors_is_whole(pushed, clone, commits, there, same) -> None:
+    found = clone(names=["frozen"])
+    ids = commits(6, 7, to=found)
+    found.gc()
+    found.push()
+    same(there(), found, *ids)
+
+
+def test_a_name_that_no_commit_has_is_an_error(pushed, clone) -> None:
+    with pytest.raises(WeightsMismatch, match=r"no\.such"):
+        clone(names=["no.such"])
+
+
+@pytest.mark.parametrize("options", [{"depth": 0}, {"depth": True}, {"names": "layer"}])
+def test_options_that_cannot_be(pushed, clone, options: dict) -> None:
+    with pytest.raises(ConfigError):
+        clone(**options)
+
+
+# -- what is not let in ------------------------------------------------------------------------------------------------
+
+
+def test_a_clone_of_nothing_leaves_no_folder(remote, clone, tmp_path: Path, other: Path) -> None:
+    with pytest.raises(NotARepository, match="no coral repository at test://memory"):
+        clone()
+    with pytest.raises(NotARepository, match=str(other)):
+        Repository.clone(other, tmp_path / "clone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clone_goes_to_no_folder_with_something_in_it(pushed, clone, tmp_path: Path) -> None:
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone" / "thesis.txt").write_text("precious")
+    with pytest.raises(NotARepository, match="neither empty"):
+        clone()
+    assert os.listdir(tmp_path / "clone") == ["thesis.txt"]
+
+
+def test_a_clone_goes_to_no_repository_with_branches(pushed, clone, commits, tmp_path: Path) -> None:
+    commits(9, to=Repository(tmp_path / "clone", init=True))
+    with pytest.raises(RefExists, match="with branches"):
+        clone()
+
+
+@pytest.mark.parametrize("name", ["refs/heads/../../../pwned/0000000001", "refs/heads/a\\b/0000000001", "packs/../x"])
+def test_an_unsafe_name_is_refused(remote, pushed, clone, tmp_path: Path, name: str) -> None:
+    remote.files[name] = b"x"
+    with pytest.raises(UnsafeInput, match="refused"):
+        clone()
+    assert not list(tmp_path.rglob("pwned*"))
+
+
+def test_strange_files_over_there_are_left_alone(repo: Repository, remote, pushed, clone, same) -> None:
+    remote.files |= {"packs/README.md": b"hello", "refs/heads/.hidden/0000000001": b"x", "notes/x/y": b"", "a/b": b""}
+    same(clone(), repo, *pushed)
+
+
+def test_a_ref_that_names_no_commit_is_refused(remote, pushed, clone) -> None:
+    remote.files["refs/heads/evil/0000000001"] = seal(
+        b'{"ref":"refs/heads/evil","seq":1,"value":"../../x","prev":"","nonce":"","time":1,"why":""}'
+    )
+    with pytest.raises(CorruptObject, match="no commit"):
+        clone()
+
+
+def test_every_changed_byte_of_a_pack_is_seen_or_harmless(
+    repo: Repository, remote, pushed, tmp_path: Path, same
+) -> None:
+    packs = {name: data for name, data in remote.files.items() if name.startswith("packs/")}
+    rng, refused = np.random.default_rng(3), 0
+    for case in range(60):
+        name = sorted(packs)[case % len(packs)]
+        data = bytearray(packs[name])
+        data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        remote.files[name] = bytes(data)
+        folder = tmp_path / str(case)
+        try:
+            found = Repository.clone("test://memory", folder, durability="fast")
+        except CorruptObject:
+            refused += 1
+            assert not Repository(folder).branches()
+            assert Repository(folder).fsck().ok
+        else:
+            same(found, repo, *pushed)
+        remote.files[name] = packs[name]
+    assert refused > 30
+
+
+def test_a_pack_that_is_gone_over_there_is_named(remote, pushed, clone) -> None:
+    for name in [name for name in remote.files if name.startswith("packs/")][:1]:
+        del remote.files[name]
+    with pytest.raises(MissingObject, match="run fsck"):
+        clone()
