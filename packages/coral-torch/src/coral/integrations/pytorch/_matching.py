@@ -39,8 +39,7 @@ def match_names(given: Iterable[str], known: Collection[str], key_map: KeyMap | 
         inner = _below(prefix, name)
         if inner is not None:
             target = rename(inner)
-            if target not in known:
-                target = bare.get(_bare(target)) or target
+            target = bare.get(_bare(target)) or target
             found.setdefault(target, []).append(name)
     if clashes := [f"{' and '.join(names)} as {target}" for target, names in found.items() if len(names) > 1]:
         raise ConfigError(f"several weights would be loaded under one name; keep them apart: {'; '.join(clashes)}")
