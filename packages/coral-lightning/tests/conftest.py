@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from coral import Repository
+
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
     "enable_checkpointing": False,
@@ -70,6 +72,25 @@ class Net(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
 
 
+class Scored(pl.LightningModule):
+    """Its evaluations give what they are told, by the step; its one weight counts the updates."""
+
+    def __init__(self, scores: Callable[[int], float] = float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.scores = scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.log("train_loss", float(self.global_step))
+        return -self.weight.sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", torch.tensor(float(self.scores(self.global_step))))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
 def dataset() -> TensorDataset:
     x = torch.linspace(-1, 1, 48).reshape(12, 4)
     return TensorDataset(x, x.sum(1, keepdim=True))
@@ -120,8 +141,25 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def saved(path: Path) -> Callable[..., dict[int | None, tuple[str, ...]]]:
+    """The steps of a branch's checkpoints and why each was saved, oldest first."""
+
+    def look(branch: str = "main") -> dict[int | None, tuple[str, ...]]:
+        return {commit.step: commit.reasons for commit in reversed(Repository(path).log(branch))}
+
+    return look
+
+
+@pytest.fixture
 def lab() -> SimpleNamespace:
     """What is here, for the tests: they cannot import it."""
     return SimpleNamespace(
-        Net=Net, dataset=dataset, everything=everything, loaders=loaders, plain=plain, seeded=seeded, trainer=trainer
+        Net=Net,
+        dataset=dataset,
+        everything=everything,
+        loaders=loaders,
+        plain=plain,
+        Scored=Scored,
+        seeded=seeded,
+        trainer=trainer,
     )

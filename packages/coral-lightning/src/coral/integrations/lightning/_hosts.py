@@ -6,14 +6,14 @@ LightningCLI of either. `lightning` need not be installed.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins import CheckpointIO
     from pytorch_lightning import Callback
 else:
+    import importlib
+    import importlib.util
 
     def _classes(*places: tuple[str, str], name: str) -> tuple[type, ...]:
         """The class of this name in each of the modules whose package is installed."""
