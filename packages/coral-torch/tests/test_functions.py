@@ -188,6 +188,7 @@ def test_a_folder_stands_for_a_remote(repo, tmp_path):
     other = other_repository(tmp_path)
     save_model_to_coral(net(1), other, "one")
     save_model_to_coral(net(2), other, "two", branch="exp")
+    other.checkout("exp")
     save_model_to_coral(net(3), repo, "three")
     model = Net()
     load_from_remote(model, repo.path, str(other.path))
