@@ -75,7 +75,12 @@ class Training:
             if name in options
         }
         torch.manual_seed(seed)
-        arguments = TrainingArguments(
+        arguments = self.arguments(**options)
+        given = {"train_dataset": examples(), **of_trainer}
+        return kind(model=Small() if model is None else model, args=arguments, callbacks=list(callbacks), **given)
+
+    def arguments(self, **options: Any) -> TrainingArguments:
+        return TrainingArguments(
             str(self.folder / "out"),
             **{
                 "per_device_train_batch_size": 4,
@@ -89,8 +94,6 @@ class Training:
                 **options,
             },
         )
-        given = {"train_dataset": examples(), **of_trainer}
-        return kind(model=Small() if model is None else model, args=arguments, callbacks=list(callbacks), **given)
 
     @staticmethod
     def everything(trainer: Trainer) -> Any:

@@ -261,14 +261,14 @@ class CoralTrainerCallback(TrainerCallback):
         when the program ends. In a distributed run all processes call it, and get the path of the one that is written.
         ConfigError if the checkpoint was saved without `include_optimizer=True`.
         """
-        self._resumes, path = _folders.on_main(partial(self._write_resume, ref, folder))
-        return path
+        return _folders.on_main(partial(self._write_resume, ref, folder))
 
-    def _write_resume(self, ref: str | None, folder: str | os.PathLike[str] | None) -> tuple[Commit, str]:
+    def _write_resume(self, ref: str | None, folder: str | os.PathLike[str] | None) -> str:
         commit = self._commit(ref)
         target = _folders.temporary(self.repository.path, self) if folder is None else Path(folder)
         _folders.write_resume(self.repository, commit, target)
-        return commit, str(target)
+        self._resumes = commit
+        return str(target)
 
     def export(self, ref: str | None, folder: str | os.PathLike[str]) -> Path:
         """Write a checkpoint as a folder that `from_pretrained` opens: weights, config, tokenizer; returns its path.

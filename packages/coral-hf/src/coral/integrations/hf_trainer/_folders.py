@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 from safetensors.torch import save_file as save_safetensors
@@ -28,8 +28,6 @@ from coral.training import TrainingState
 __all__ = ["on_main", "temporary", "write_export", "write_resume"]
 
 _log = logging.getLogger("coral")
-
-T = TypeVar("T")
 
 
 def write_resume(repo: Repository, commit: Commit, folder: Path) -> None:
@@ -83,21 +81,20 @@ def temporary(repository: Path, owner: object) -> Path:
     return Path(made)
 
 
-def on_main(write: Callable[[], T]) -> T:
+def on_main(write: Callable[[], str]) -> str:
     """What it returns, or raises, on the main process, on all of them: the others wait for it."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return write()
-    told: list[Any] = [None, None]
+    told: list[Any] = ["", None]
     if dist.get_rank() == 0:
         try:
             told[0] = write()
-        except CoralError as error:
-            told[1] = error
+        except Exception as error:  # noqa: BLE001 - raised below, on all of them
+            told[1] = error if isinstance(error, CoralError) else RuntimeError(repr(error))
     dist.broadcast_object_list(told, src=0)
     if told[1] is not None:
         raise told[1]
-    result: T = told[0]
-    return result
+    return str(told[0])
 
 
 def _state(repo: Repository, commit: Commit) -> Mapping[str, Any]:
