@@ -211,7 +211,7 @@ def test_entropy(repo: Repository, stored: Callable[[str, str], Entry]) -> None:
 
 
 def test_similarity(repo: Repository, stored: Callable[[str, str], Entry]) -> None:
-    """What was renamed finds its older version; what is unrelated finds none, and what is little like it none either."""
+    """What was renamed finds its older version; what is unrelated, or little like it, finds none."""
     old, new = walk(4, 2)
     other = np.random.default_rng(9).standard_normal(old.size).astype(np.float32)
     first = repo.commit({"old.name": old})

@@ -1,4 +1,4 @@
-"""Files in torch's own format, for hosts that want one: the one module in which torch.save and torch.load are called."""
+"""Files in torch's own format, for hosts that want one: where torch.save and torch.load are called, and nowhere else."""
 
 from __future__ import annotations
 
