@@ -12,6 +12,7 @@ from coral import _resolve
 from coral.errors import (
     ConfigError,
     Conflict,
+    CoralError,
     Diverged,
     NotARepository,
     RefExists,
@@ -20,7 +21,7 @@ from coral.errors import (
 )
 from coral.filesystem import FileSystem, LocalFileSystem
 from coral.maintenance import Progress
-from coral.remotes import Fetched, Pushed, RemoteRecord, open_remote
+from coral.remotes import DuePush, Fetched, Pushed, RemoteRecord, add_due, dues, open_remote, remove_due
 from coral.remotes._fetch import fetch
 from coral.remotes._graph import Graph
 from coral.remotes._push import push
@@ -99,6 +100,25 @@ class Remoting:
                 self._track(f"{record.name}/{name}", tip, why="push")
         _log.info("%s: pushed: %s", self._store.fs.root, done)
         return done
+
+    def push_due(self) -> dict[DuePush, Pushed | CoralError]:
+        """Do the pushes that training runs have left due; what came of each. What fails stays due."""
+        fs, found = self._store.fs, dict[DuePush, Pushed | CoralError]()
+        with storage_errors(f"pushing what is due of {fs.root}"):
+            waiting = dues(fs)
+            while waiting:
+                due = waiting.pop()
+                try:
+                    found[due] = done = self.push(due.remote, due.branch, prune=due.prune)
+                except CoralError as error:
+                    found[due] = error
+                    continue
+                remove_due(fs, due)
+                # it may have been saved to meanwhile
+                if _resolve.tip(self._store, "heads", due.branch) not in (None, done.commit):
+                    add_due(fs, due)
+                    waiting.append(due)
+        return found
 
     def fetch(self, remote: str | os.PathLike[str] = _FIRST, *, progress: Progress | None = None) -> Fetched:
         """Bring here what a remote has and this repository has not: its branches as `origin/main`, tags and notes.

@@ -31,6 +31,10 @@ LOCKED = {
         "statistics",
     ],
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
+    "coral.remotes": [
+        "DuePush", "Fetched", "Pushed", "Remote", "RemoteFile", "RemoteRecord", "add_due", "check_remote_name", "dues",
+        "open_remote", "remove_due",
+    ],
     "coral.repository": ["CommitStats", "Diff", "Repository", "Stats"],
     "coral.state": ["StateValue", "flatten", "unflatten"],
     "coral.store": [
@@ -38,7 +42,7 @@ LOCKED = {
         "check_ref_name", "commit", "intent", "intents", "merged", "needed",
     ],
     "coral.testing": [
-        "SCHEDULES", "AdapterTests", "Checkpoint", "Course", "Crash", "Evaluations", "Leg", "Reference", "Schedule",
+        "SCHEDULES", "AdapterTests", "Checkpoint", "Course", "Crash", "Evaluations", "Leg", "Reference", "RemoteTests", "Schedule",
         "TrainingCrash", "reference", "weights_at",
     ],
     "coral.training": [

@@ -162,8 +162,11 @@ HARMLESS = {
     "os.sched_getaffinity": "how many cores there are",
     "os.cpu_count": "how many cores there are",
 }
-ELSEWHERE = {"coral.filesystem", "coral.training._memory", "coral.training._upkeep", "coral.maintenance._crew"}
-"""The seam itself, the reading of how much memory is free, and the starting of processes that repack."""
+ELSEWHERE = {
+    "coral.filesystem", "coral.training._memory", "coral.training._upkeep", "coral.training._pushing",
+    "coral.maintenance._crew",
+}  # fmt: skip
+"""The seam itself, the reading of how much memory is free, and the starting of processes that repack or push."""
 
 IO_MODULES = {"os", "io", "shutil", "tempfile", "mmap", "glob", "fcntl", "subprocess", "socket", "pathlib", "ctypes"}
 PATH_IO = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "unlink", "mkdir", "rmdir", "rename",

@@ -10,7 +10,7 @@ from coral._version import __version__
 from coral.cli._adapters import installed_adapters
 from coral.cli._priority import stand_back
 from coral.delta import DeltaConfig
-from coral.errors import Conflict, CoralError
+from coral.errors import Conflict, CoralError, RemoteError
 from coral.maintenance import serve
 from coral.repository import Repository
 
@@ -50,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("path")
     encode.set_defaults(run=_encode)
 
+    push = commands.add_parser("push", help="bring a branch to a remote, with tags and notes")
+    push.add_argument("path", help="the repository's folder")
+    push.add_argument("remote", nargs="?", default="origin", help="its name, or a URL (default: origin)")
+    push.add_argument("branch", nargs="?", help="default: HEAD's")
+    push.add_argument("--prune", action="store_true", help="free over there what is pruned here")
+    push.add_argument("--due", action="store_true", help="what training runs have left due, standing back for them")
+    push.set_defaults(run=_push)
+
     gc = commands.add_parser("gc", help="free what nothing leads to any more")
     gc.add_argument("path", help="the repository's folder")
     gc.add_argument("--grace", type=float, help="seconds for which packs that nothing leads to are kept")
@@ -68,6 +76,18 @@ class _Version(argparse.Action):
 
 def _encode(args: argparse.Namespace) -> None:
     serve(Repository(args.path).store, sys.stdin.buffer, sys.stdout.buffer)
+
+
+def _push(args: argparse.Namespace) -> str:
+    repo = Repository(args.path)
+    if not args.due:
+        return str(repo.push(args.remote, args.branch, prune=args.prune))
+    stand_back()
+    done = repo.push_due()
+    said = "\n".join(str(each) for each in done.values())
+    if any(isinstance(each, CoralError) for each in done.values()):
+        raise RemoteError(said)
+    return said or "nothing was due"
 
 
 def _repack(args: argparse.Namespace) -> str:

@@ -4,10 +4,23 @@ A third party adds a kind of URL by a subclass of `Remote`, an entry point of th
 URL's scheme, and `coral.testing.RemoteTests` to prove it.
 """
 
+from coral.remotes._due import DuePush, add_due, dues, remove_due
 from coral.remotes._fetch import Fetched
 from coral.remotes._opening import open_remote
 from coral.remotes._push import Pushed
 from coral.remotes._records import RemoteRecord
 from coral.remotes._remote import Remote, RemoteFile, check_remote_name
 
-__all__ = ["Fetched", "Pushed", "Remote", "RemoteFile", "RemoteRecord", "check_remote_name", "open_remote"]
+__all__ = [
+    "DuePush",
+    "Fetched",
+    "Pushed",
+    "Remote",
+    "RemoteFile",
+    "RemoteRecord",
+    "add_due",
+    "check_remote_name",
+    "dues",
+    "open_remote",
+    "remove_due",
+]

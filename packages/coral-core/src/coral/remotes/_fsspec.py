@@ -16,6 +16,7 @@ __all__ = ["ObjectStore"]
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "created")
+_PART = 16 << 20  # bytes that are uploaded at once, where a file is uploaded in parts
 _in_memory = threading.Lock()
 """memory:// looks and then writes: within this process, which is all that sees it, this makes one act of it."""
 
@@ -33,6 +34,7 @@ class ObjectStore(Remote):
         self._base = path.rstrip("/")
         self._fs = _filesystem(scheme.lower(), url)
         self._single_writer = single_writer
+        self._options = {"chunksize": _PART, "max_concurrency": 4} if scheme.lower() == "s3" else {}
         self._lock = _in_memory if scheme.lower() == "memory" else None
 
     def put(self, name: str, data: memoryview) -> bool:
@@ -44,7 +46,7 @@ class ObjectStore(Remote):
             if self._single_writer:
                 return self._look_and_write(path, data)
             try:
-                self._fs.pipe_file(path, _body(data), mode="create")
+                self._fs.pipe_file(path, self._body(data), mode="create", **self._options)
             except FileExistsError:
                 return False
             except Exception as error:
@@ -59,8 +61,11 @@ class ObjectStore(Remote):
     def _look_and_write(self, path: str, data: memoryview) -> bool:
         if self._fs.exists(path):
             return False
-        self._fs.pipe_file(path, _body(data))
+        self._fs.pipe_file(path, self._body(data), **self._options)
         return True
+
+    def _body(self, data: memoryview) -> bytes | _Sliced:
+        return _Sliced(data) if self._options and len(data) >= 2 * _PART else bytes(data)
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         path = self._at(name)
@@ -108,8 +113,8 @@ def _filesystem(scheme: str, url: str) -> Any:
     except ImportError as error:
         raise MissingExtra(f"{scheme}:// remotes need fsspec: pip install 'coral-core[remote]'") from error
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-    if scheme == "s3":
-        options |= {"default_cache_type": "none"}
+    if scheme == "s3":  # s3fs asks again by itself, and so does who calls this
+        options |= {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 1}}}
     with remote_errors(url, "opening"):
         try:
             return fsspec.filesystem(scheme, **options)
@@ -118,8 +123,17 @@ def _filesystem(scheme: str, url: str) -> Any:
             raise MissingExtra(f"{scheme}:// remotes need {package}: pip install {package}") from error
 
 
-def _body(data: memoryview) -> bytes | memoryview:
-    return data if len(data) > 1 << 20 else bytes(data)
+class _Sliced:
+    """Bytes of which only parts are ever copied: what s3fs asks of what it uploads in parts."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self._data[part])
 
 
 def _seconds(info: dict[str, Any]) -> float:

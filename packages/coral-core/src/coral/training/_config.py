@@ -39,6 +39,8 @@ class CheckpointConfig:
     SIGTERM for one and the end of the training: once, a second one does what it would have done without coral. The
     handlers that were there before come back when the run is closed.
 
+    Elsewhere: with `prune_remote`, what is pruned is pruned where the run is pushed to, too.
+
     Raises ConfigError for a value, or a pair of values, that cannot be.
 
     >>> from coral.training import CheckpointConfig
@@ -68,6 +70,7 @@ class CheckpointConfig:
     background_repack: bool = True
     save_on_request: bool = True
     handle_signals: bool = False
+    prune_remote: bool = False
     check_disk: bool = True
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ _FLAGS = (
     "background_repack",
     "save_on_request",
     "handle_signals",
+    "prune_remote",
     "check_disk",
 )
 

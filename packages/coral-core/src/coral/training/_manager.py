@@ -43,6 +43,7 @@ from coral.training._outside import Outside
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import PolicyState
 from coral.training._progress import Progress
+from coral.training._pushing import Pushing
 from coral.training._queue import Queue
 from coral.training._record import TrainingState
 from coral.training._resuming import find, monitor_of, rebuild
@@ -62,7 +63,8 @@ class CheckpointManager:
 
     `branch` is where it commits: HEAD's branch as it is now where None, made from HEAD where it does not exist. With
     no config at all: every epoch, best on "loss", the 5 last and the 3 best are kept. Each manager is a run of its
-    own, with an id that is in its commits; `restore` makes it go on from an earlier one.
+    own, with an id that is in its commits; `restore` makes it go on from an earlier one. What is saved is pushed to
+    `push_to`, a remote's name or URL, in the background; what could not be pushed is by the next run, or `coral push`.
 
     `emit` returns when the snapshot is taken. If a save in the background failed, the next `emit`, `wait` or `close`
     raises SaveFailedError, after it has done its own work.
@@ -76,6 +78,7 @@ class CheckpointManager:
         *,
         experiment: str = "default",
         branch: str | None = None,
+        push_to: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config = DEFAULT_CONFIG if config is None else config
         self.repo = repo.with_durability(self.config.durability)
@@ -83,6 +86,7 @@ class CheckpointManager:
         self.branch = repo.head if branch is None else check_ref_name(branch)
         self._writer = RunWriter(self.repo, self.config, experiment, self.branch)
         self._upkeep = Upkeep(self.repo, background=self.config.background_repack)
+        self._pushing = Pushing(self.repo, push_to, self.branch, prune=self.config.prune_remote)
         self.run = os.urandom(8).hex()
         self.policy = CheckpointPolicy(self.config)
         self.state = PolicyState()
@@ -129,6 +133,8 @@ class CheckpointManager:
 
     def _in_full(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """The events with what their sender left out: the beginning, and the time."""
+        if not self._at.begun:
+            self._pushing.begin()
         if not self._at.begun and not isinstance(events[0] if events else None, TrainBegin):
             events = (TrainBegin(0), *events)
         now = time.monotonic()
@@ -166,6 +172,7 @@ class CheckpointManager:
             work = partial(self._disk.save, work, spare(self.policy, self.state, action.step, self._commits))
         saved = self._queue.save(action.step, work, here=False) if copied else self._in_place(action.step, work)
         self._queue.do(lambda: None if saved.exception() else self._upkeep.saved(saved.result()))
+        self._queue.do(lambda: None if saved.exception() else self._pushing.saved())
         if "best" in action.reasons:  # on its own: a tag that fails does not undo the save
             self._queue.do(lambda: None if saved.exception() else self._writer.tag_best(saved.result(), record.run))
         if not copied or any(isinstance(event, Interrupted) for event in events):
@@ -341,6 +348,7 @@ class CheckpointManager:
         finally:
             self._queue.close()
             self._upkeep.close()
+            self._pushing.close()
             self._held.close()
             self._outside.close()
 

@@ -1,0 +1,115 @@
+"""Pushing beside a run: a process of its own does what is due, and what it could not do stays due for the next one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from coral._process import coral_command
+from coral.errors import CoralError
+from coral.filesystem import LocalFileSystem
+from coral.remotes import DuePush, add_due, dues
+from coral.repository import Repository
+
+_log = logging.getLogger("coral")
+
+_GROUP: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
+"""An interrupt from the keyboard is the run's to handle: what is being pushed is pushed."""
+_PAUSE, _LONGEST = 15.0, 600.0  # seconds after a push that failed in which none is begun; twice as many each time
+
+
+class Pushing:
+    """Has saves pushed to a remote, if there is one. What goes wrong with that is logged, and leaves the run alone."""
+
+    def __init__(self, repo: Repository, remote: str | os.PathLike[str] | None, branch: str, *, prune: bool) -> None:
+        self._repo = repo
+        self._push = None if remote is None else DuePush.checked(remote, branch, prune=prune)
+        self._spawns = isinstance(repo.store.fs, LocalFileSystem)
+        self._process: subprocess.Popen[str] | None = None
+        self._saved = False  # anything, in this run
+        self._failures = 0
+        self._not_before = 0.0
+
+    def begin(self) -> None:
+        """Do what runs before this one have left due."""
+        if dues(self._repo.store.fs):
+            self._start()
+
+    def saved(self) -> None:
+        """A commit was made: it is due to be pushed, and is, in the background."""
+        if self._push is not None and self._add(self._push):
+            self._saved = True
+            self._reap()
+            if time.monotonic() >= self._not_before:
+                self._start()
+
+    def _add(self, push: DuePush) -> bool:
+        try:
+            add_due(self._repo.store.fs, push)
+        except (CoralError, OSError) as error:
+            _log.warning("%s: a push could not be noted as due: %s", self._repo.path, error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Push what came last, notes too, and what is still due, and wait for it; what fails is the next run's."""
+        self._reap(wait=True)
+        if self._push is not None and self._saved:
+            self._saved = False
+            self._add(self._push)
+            self._start()
+            self._reap(wait=True)
+            if left := dues(self._repo.store.fs):
+                shown = ", ".join(f"{push.branch} to {push.remote}" for push in left)
+                _log.warning(
+                    "%s: not pushed: %s. The next run does it, or `coral push --due %s`.",
+                    self._repo.path, shown, self._repo.path,
+                )  # fmt: skip
+
+    def _start(self) -> None:
+        if self._process is not None:
+            return
+        if not self._spawns:
+            self._push_here()
+            return
+        try:
+            self._process = subprocess.Popen(
+                coral_command("push", "--due", str(self._repo.path)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                **_GROUP,
+            )
+        except (OSError, ValueError) as error:
+            self._spawns = False
+            _log.info("%s: no process can be had to push in the background: %s", self._repo.path, error)
+            self._push_here()
+
+    def _push_here(self) -> None:
+        found = self._repo.push_due()
+        self._ended(
+            not any(isinstance(each, Exception) for each in found.values()), "; ".join(map(str, found.values()))
+        )
+
+    def _reap(self, *, wait: bool = False) -> None:
+        """Log what became of a process that has ended."""
+        process = self._process
+        if process is None or (not wait and process.poll() is None):
+            return
+        said, _ = process.communicate()
+        self._process = None
+        self._ended(process.returncode == 0, said.strip()[-1000:])
+
+    def _ended(self, succeeded: bool, said: str) -> None:
+        if succeeded:
+            self._failures, self._not_before = 0, 0.0
+            _log.info("%s: pushed: %s", self._repo.path, said)
+            return
+        self._not_before = time.monotonic() + min(_PAUSE * 2**self._failures, _LONGEST)
+        self._failures += 1
+        _log.warning("%s: a push failed, and stays due: %s", self._repo.path, said or "it said nothing")

@@ -1,0 +1,41 @@
+"""A remote in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coral.errors import CorruptObject
+from coral.remotes import open_remote
+from coral.testing import RemoteTests
+
+
+class TestDirectory(RemoteTests):
+    def make(self, folder: Path) -> str:
+        return str(folder / "remote")
+
+
+class TestFileUrl(RemoteTests):
+    def make(self, folder: Path) -> str:
+        return f"file://{folder}/re%20mote"
+
+
+def test_a_link_in_it_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "secret").write_text("canary")
+    (tmp_path / "remote" / "format").symlink_to(tmp_path / "secret")
+    with pytest.raises(CorruptObject, match="link"):
+        open_remote(tmp_path / "remote").read("format", 0, 10)
+
+
+def test_a_put_that_fails_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    remote = open_remote(tmp_path / "remote")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("coral.filesystem._LocalWriteFile.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        remote.put("format", memoryview(b"x"))
+    assert [path for path in (tmp_path / "remote").rglob("*") if path.is_file()] == []

@@ -1,0 +1,139 @@
+"""Which URLs lead to a remote, and which are refused; no credential is ever said or kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coral import Repository
+from coral.errors import ConfigError, MissingExtra, RemoteDenied, RemoteNotFound, RemoteUnreachable, UnsafeInput
+from coral.remotes import _opening
+from coral.remotes._errors import remote_errors, without_secrets
+from coral.remotes._opening import check_url, schemes
+
+CANARY = "c4n4ryT0kenThatNobodyMayEverSee1234567890"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"s3://me:{CANARY}@bucket/weights",
+        f"s3://{CANARY}@bucket/weights",
+        f"az://container/weights?sig={CANARY}",
+        f"https://example.org/{CANARY}#{CANARY}",
+        f"file:///mnt/x?token={CANARY}",
+        f"simplecache::s3://bucket/{CANARY}",
+    ],
+)
+def test_a_url_with_a_credential_is_refused_and_not_repeated(repo: Repository, commits, url: str, files_of) -> None:
+    commits(1)
+    before = files_of(repo.path)
+    for use in (lambda: repo.add_remote("origin", url), lambda: repo.push(url), lambda: repo.fetch(url)):
+        with pytest.raises((UnsafeInput, ConfigError)) as caught:
+            use()
+        assert CANARY not in str(caught.value)
+    assert files_of(repo.path).keys() == before.keys()
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "S4://bucket/x", "http://host/x"])
+def test_an_unknown_scheme_is_refused_with_the_known_ones(repo: Repository, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"a folder, file://, s3://, gs://, az://"):
+        repo.add_remote("origin", url)
+
+
+@pytest.mark.parametrize("url", ["", "a\nb", "s3://" + "x" * 3000, "file://host/x", "file://relative", "s3://"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises((UnsafeInput, ConfigError)):
+        check_url(url)
+
+
+def test_a_path_is_stored_whole(repo: Repository, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert repo.add_remote("origin", "./backup").url == str(tmp_path / "backup")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "HEAD", "a b"])
+def test_an_unsafe_name_of_a_remote_is_refused(repo: Repository, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnsafeInput):
+        repo.add_remote(name, tmp_path)
+
+
+def test_single_writer_is_for_object_stores(repo: Repository, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="single_writer"):
+        repo.add_remote("origin", tmp_path, single_writer=True)
+
+
+def test_a_package_adds_a_kind_of_url(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(_opening, "_entry_points", lambda: {"jar": lambda: asked.append})
+    assert "jar" in schemes()
+    _opening.open_remote("jar://shelf/weights")
+    assert asked == ["jar://shelf/weights"]
+
+
+def test_without_fsspec_the_error_names_the_extra(repo: Repository, commits, monkeypatch) -> None:
+    commits(1)
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(MissingExtra, match=r"coral-core\[remote\]"):
+        repo.push("s3://bucket/weights")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://me:{CANARY}@host/x",
+        f"GET /x?X-Amz-Signature={CANARY}&y=1",
+        f"Bearer {CANARY}",
+        f"password={CANARY}",
+        "hf_" + CANARY,
+        "AKIA1234567890ABCDEF",
+        "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    ],
+)
+def test_what_looks_like_a_credential_is_crossed_out(text: str) -> None:
+    said = without_secrets(f"failed: {text} (403)")
+    assert CANARY not in said
+    assert "AKIA1" not in said
+    assert "bPxRf" not in said
+    assert said.startswith("failed: ")
+
+
+class ClientError(Exception):
+    """As botocore raises it."""
+
+    def __init__(self, code: str, status: int) -> None:
+        super().__init__(f"An error occurred ({code}): sig={CANARY}")
+        self.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "advice"),
+    [
+        (ClientError("InvalidAccessKeyId", 403), RemoteDenied, "renew"),
+        (ClientError("ExpiredToken", 400), RemoteDenied, "renew"),
+        (ClientError("NoSuchBucket", 404), RemoteNotFound, "create it"),
+        (ClientError("SlowDown", 503), RemoteUnreachable, "try again"),
+        (ClientError("TooManyRequests", 429), RemoteUnreachable, "try again"),
+        (ClientError("InternalError", 500), RemoteUnreachable, "try again"),
+        (TimeoutError("no answer"), RemoteUnreachable, "network"),
+        (ConnectionRefusedError(111, "refused"), RemoteUnreachable, "network"),
+        (PermissionError("forbidden"), RemoteDenied, "credentials"),
+    ],
+)
+def test_each_failure_is_one_clear_error(error: Exception, kind: type, advice: str) -> None:
+    with (
+        pytest.raises(kind, match="writing x to s3://bucket/w failed") as caught,
+        remote_errors("s3://bucket/w", "writing x to"),
+    ):
+        raise error
+    assert advice in str(caught.value)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None  # a traceback would show it
+    assert caught.value.__suppress_context__
+    assert caught.value.remote == "s3://bucket/w"
+
+
+def test_a_file_that_is_not_there_is_no_failure() -> None:
+    with pytest.raises(FileNotFoundError), remote_errors("s3://bucket/w", "reading x of"):
+        raise FileNotFoundError("x")
