@@ -1,4 +1,4 @@
-"""Files in torch's own format, for hosts that want one: where torch.save and torch.load are called, and nowhere else."""
+"""Files in torch's own format, for hosts that want one: torch.save and torch.load are called here alone."""
 
 from __future__ import annotations
 
