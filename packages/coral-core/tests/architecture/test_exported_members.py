@@ -42,8 +42,8 @@ LOCKED = {
         "check_ref_name", "commit", "intent", "intents", "merged", "needed",
     ],
     "coral.testing": [
-        "SCHEDULES", "AdapterTests", "Checkpoint", "Course", "Crash", "Evaluations", "Leg", "Reference", "RemoteTests", "Schedule",
-        "TrainingCrash", "reference", "weights_at",
+        "SCHEDULES", "AdapterTests", "Checkpoint", "Course", "Crash", "Evaluations", "Leg", "Reference", "RemoteTests",
+        "Schedule", "TrainingCrash", "reference", "weights_at",
     ],
     "coral.training": [
         "DEFAULT_CONFIG", "Action", "Annotate", "Buffers", "CheckpointConfig", "CheckpointManager", "CheckpointPolicy",

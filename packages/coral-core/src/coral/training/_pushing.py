@@ -36,7 +36,7 @@ class Pushing:
 
     def begin(self) -> None:
         """Do what runs before this one have left due."""
-        if dues(self._repo.store.fs):
+        if self._due():
             self._start()
 
     def saved(self) -> None:
@@ -46,6 +46,13 @@ class Pushing:
             self._reap()
             if time.monotonic() >= self._not_before:
                 self._start()
+
+    def _due(self) -> list[DuePush]:
+        try:
+            return dues(self._repo.store.fs)
+        except (CoralError, OSError) as error:
+            _log.warning("%s: it cannot be seen which pushes are due: %s", self._repo.path, error)
+            return []
 
     def _add(self, push: DuePush) -> bool:
         try:
@@ -63,7 +70,7 @@ class Pushing:
             self._add(self._push)
             self._start()
             self._reap(wait=True)
-            if left := dues(self._repo.store.fs):
+            if left := self._due():
                 shown = ", ".join(f"{push.branch} to {push.remote}" for push in left)
                 _log.warning(
                     "%s: not pushed: %s. The next run does it, or `coral push --due %s`.",
@@ -91,10 +98,11 @@ class Pushing:
             self._push_here()
 
     def _push_here(self) -> None:
-        found = self._repo.push_due()
-        self._ended(
-            not any(isinstance(each, Exception) for each in found.values()), "; ".join(map(str, found.values()))
-        )
+        try:
+            found: list[object] = list(self._repo.push_due().values())
+        except Exception as error:  # noqa: BLE001 - somebody else's remote may raise anything: the run goes on
+            found = [error]
+        self._ended(not any(isinstance(each, Exception) for each in found), "; ".join(map(str, found)))
 
     def _reap(self, *, wait: bool = False) -> None:
         """Log what became of a process that has ended."""

@@ -1,0 +1,159 @@
+"""The object store remote against a real S3 server process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coral import Repository
+from coral.errors import NotARepository, RemoteDenied, RemoteNotFound, RemoteUnreachable
+from coral.remotes import Remote, open_remote
+from coral.testing import RemoteTests
+
+s3fs = pytest.importorskip("s3fs")
+pytest.importorskip("moto")
+
+CANARY = "c4n4ry" * 7
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of a server that was started for these tests."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with socket.socket() as tried:
+                if tried.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(autouse=True)
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket, and an environment that leads to it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIACANARY0000000000")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fs = s3fs.S3FileSystem(skip_instance_cache=True)
+    if not fs.exists("bucket"):
+        fs.mkdir("bucket")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repository:
+    found = Repository(tmp_path / "repo", init=True, durability="fast")
+    found.commit({"w": np.arange(5000, dtype=np.float32)}, "first")
+    return found
+
+
+class TestS3(RemoteTests):
+    def make(self, folder: Path) -> str:
+        return f"s3://bucket/{folder.name}"
+
+
+class TestMemory(RemoteTests):
+    def make(self, folder: Path) -> str:
+        return f"memory://tests/{folder.name}"
+
+
+class TestSingleWriter(RemoteTests):
+    def make(self, folder: Path) -> str:
+        return f"s3://bucket/single/{folder.name}"
+
+    def open(self, url: str) -> Remote:
+        return open_remote(url, single_writer=True)
+
+    def test_of_many_who_put_at_once_one_is_first(self, url: str) -> None:
+        pytest.skip("that is what a single writer promises not to do")
+
+
+def test_a_file_in_many_parts_is_put_once(tmp_path: Path) -> None:
+    """From 32 MiB on it is uploaded in parts, and the condition is on the last request."""
+    remote = open_remote(f"s3://bucket/{tmp_path.name}")
+    data = np.random.default_rng(0).bytes(40 << 20)
+    assert remote.put("packs/x.pack", memoryview(data)) is True
+    assert remote.put("packs/x.pack", memoryview(bytes(40 << 20))) is False
+    assert remote.read("packs/x.pack", 0, len(data)) == data
+
+
+def test_two_machines_share_a_branch(repo: Repository, tmp_path: Path) -> None:
+    url = f"s3://bucket/{tmp_path.name}"
+    repo.push(url)
+    code = (
+        "import sys; from coral import Repository; import numpy as np\n"
+        "repo = Repository.clone(sys.argv[1], sys.argv[2])\n"
+        "repo.commit({'w': np.ones(3)}, 'theirs'); print(repo.push())"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, url, str(tmp_path / "second")],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    repo.pull(url)
+    assert [commit.message for commit in repo.log()] == ["theirs", "first"]
+
+
+def test_a_missing_bucket_is_named(repo: Repository, tmp_path: Path) -> None:
+    for use in (
+        lambda: repo.push("s3://no-such-bucket/x"),
+        lambda: Repository.clone("s3://no-such-bucket/x", tmp_path / "c"),
+    ):
+        with pytest.raises(RemoteNotFound, match="create it"):
+            use()
+
+
+def test_a_missing_repository_is_named(repo: Repository) -> None:
+    with pytest.raises(NotARepository, match="s3://bucket/nothing"):
+        repo.fetch("s3://bucket/nothing")
+
+
+def test_no_network_is_one_clear_error(repo: Repository, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr("coral.remotes._patient._PAUSES", (0.0,))
+    with pytest.raises(RemoteUnreachable, match="network"):
+        repo.push("s3://bucket/x")
+
+
+def test_missing_credentials_are_one_clear_error(repo: Repository, monkeypatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(RemoteDenied, match="credentials"):
+        repo.push("s3://bucket/x")
+
+
+def test_no_secret_is_ever_written(repo: Repository, tmp_path: Path) -> None:
+    repo.add_remote("origin", f"s3://bucket/{tmp_path.name}")
+    repo.push()
+    fs = s3fs.S3FileSystem(skip_instance_cache=True)
+    written = [path.read_bytes() for path in repo.path.rglob("*") if path.is_file()]
+    written += [fs.cat_file(path) for path in fs.find(f"bucket/{tmp_path.name}")]
+    assert len(written) > 8
+    assert not [data for data in written if CANARY.encode() in data or b"AKIACANARY" in data]
