@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from coral import Repository
-from coral.errors import ConfigError, CorruptObject, NotARepository, UnknownRef, UnsupportedValue, WeightsMismatch
+from coral.errors import (
+    ConfigError,
+    CorruptObject,
+    NotARepository,
+    UnknownRef,
+    UnknownRemote,
+    UnsupportedValue,
+    WeightsMismatch,
+)
 from coral.integrations.pytorch import (
     PyTorchIntegration,
     create_model_from_weights,
@@ -94,8 +102,28 @@ def test_a_push_that_fails_is_told_and_the_commit_is_made(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "coral"):
         told = save_model(net(1), tmp_path / "new", "one", push_to="origin")
     assert Repository(tmp_path / "new").resolve() == told["commit_hash"]
-    assert "cannot push" in told["push_stats"]["error"]
+    assert "no remote 'origin'" in told["push_stats"]["error"]
     assert "was not pushed to 'origin'" in caplog.text
+
+
+def test_what_is_pushed_can_be_loaded_by_somebody_else(repo, tmp_path):
+    save_model_to_coral(net(1), repo, "one")
+    repo.add_remote("origin", tmp_path / "there")
+    repo.push()
+    theirs = Repository.clone(tmp_path / "there", tmp_path / "theirs")
+    told = save_model(net(2), repo, "two", push_to="origin")
+    assert told["push_stats"]["commits"] == 1
+    assert told["push_stats"]["bytes_sent"] > 0
+    model = Net()
+    load_from_remote(model, theirs, pull_first=False)
+    assert values(model) == {1}
+    load_from_remote(model, theirs)
+    assert values(model) == {2}
+    assert theirs.resolve() == told["commit_hash"]
+    save_model(net(3), repo, "three", push_to=str(tmp_path / "there"))
+    load_from_remote(model, theirs, "origin", commit_ref="origin/main")
+    assert values(model) == {3}
+    assert theirs.resolve() == told["commit_hash"]  # a commit was asked for, not a branch
 
 
 # Loading
@@ -204,7 +232,7 @@ def test_a_folder_stands_for_a_remote(repo, tmp_path):
 
 def test_a_remote_that_is_not_there_is_an_error_that_says_what_can_be_done(repo, tmp_path):
     save_model_to_coral(net(1), repo, "one")
-    with pytest.raises(ConfigError, match=r"no remote 'origin'.*pull_first=False"):
+    with pytest.raises(UnknownRemote, match=r"no remote 'origin'.*add_remote"):
         load_from_remote(Net(), repo.path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotARepository):

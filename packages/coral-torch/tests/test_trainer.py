@@ -473,3 +473,14 @@ def test_a_failed_save_does_not_spoil_going_back(make, model, optimizer, monkeyp
     trainer.step(1.0)
     trainer.epoch_end(1, val_loss=1.0)
     assert trainer.global_step == 2
+
+
+def test_a_run_is_pushed_as_it_goes(tmp_path):
+    repo = Repository(tmp_path / "repo", init=True, durability="fast")
+    config = CheckpointConfig(save_every_n_steps=1, durability="fast", background_repack=False)
+    with CoralTrainer(nn.Linear(2, 2), repo, "pushed", config, push_to=tmp_path / "there") as trainer:
+        trainer.step(1.0)
+        trainer.step(0.5)
+    found = Repository(tmp_path / "there")
+    assert [commit.step for commit in found.log()] == [2, 1]
+    assert found.branches() == repo.branches()

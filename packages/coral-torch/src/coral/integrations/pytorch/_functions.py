@@ -16,7 +16,7 @@ from coral.integrations.pytorch._loading import Device, load_into_model, load_we
 from coral.integrations.pytorch._matching import KeyMap
 from coral.integrations.pytorch._modules import module_parts, tied_groups
 from coral.integrations.pytorch._opening import RepositoryLike, opened
-from coral.integrations.pytorch._remotes import push, remote_repository
+from coral.integrations.pytorch._remotes import pull, push
 from coral.integrations.pytorch._tensors import to_weight
 from coral.state import StateValue
 
@@ -72,8 +72,8 @@ def save_model(
 ) -> SaveReport:
     """Commit a model to the repository in a folder, which is made if there is none, unless `init=False`.
 
-    `push_to` names a remote that the branch is pushed to; `push_stats` says what came of it, and holds the `error`
-    where it failed: the commit is made all the same.
+    `push_to` is a remote, a name or a URL, that the branch is pushed to; `push_stats` says what came of it, and holds
+    the `error` where it failed: the commit is made all the same.
     """
     repo = opened(path, init=init)
     weights = _views(model)
@@ -147,13 +147,14 @@ def load_from_remote(
 ) -> LoadReport:
     """Load a model from what another repository has: a commit, or the newest of a branch, by default that of HEAD here.
 
-    `remote_name` is the folder of the other repository, which is read where it lies: nothing is copied to the one at
-    `path`. Remotes that have a name are not there yet, and ConfigError says so. With `pull_first=False` the other
-    repository is left alone, and what the one at `path` has is loaded. The rest is as for `load_from_repo`.
+    `remote_name` is a remote of the repository at `path`, or a URL, that is pulled from: Diverged where the branch has
+    commits here that are not there. The folder of another repository is read where it lies: nothing is copied. With
+    `pull_first=False` nobody else is asked, and what is here is loaded. The rest is as for `load_from_repo`.
     """
     repo = opened(path)
-    source = remote_repository(repo, remote_name) if pull_first else repo
-    weights = source.load(_ref(commit_ref, branch or (repo.head if commit_ref is None else None)))
+    branch = branch or (repo.head if commit_ref is None else None)
+    source = pull(repo, remote_name, branch) if pull_first else repo
+    weights = source.load(_ref(commit_ref, branch))
     return load_weights(model, weights, strict=strict, key_map=key_map, prefix=prefix, device=device, fill=True)
 
 

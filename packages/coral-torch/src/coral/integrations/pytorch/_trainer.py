@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -56,6 +57,9 @@ class CoralTrainer:
     run starts anew, on the same branch. The model is loaded at once, and what is set later gets its state when it is
     set. Random generators are put back then too, and last when `start_epoch` is first read: whatever was drawn before
     the loop, it goes on as the run that was never interrupted.
+
+    `push_to` is a remote, a name or a URL, that each checkpoint is pushed to in the background; what cannot be pushed
+    then is pushed by the next run.
     """
 
     def __init__(
@@ -67,13 +71,16 @@ class CoralTrainer:
         *,
         branch: str | None = None,
         resume: bool | str = False,
+        push_to: str | os.PathLike[str] | None = None,
     ) -> None:
         config = DEFAULT_CONFIG if checkpoint_config is None else checkpoint_config
         self.model = model
         self.repository = repository
         self._monitored = config.save_on_best_metric or "loss"
         self._source = TrainingSource(unwrapped(model), config)
-        self.manager = CheckpointManager(repository, config, self._source, experiment=experiment_name, branch=branch)
+        self.manager = CheckpointManager(
+            repository, config, self._source, experiment=experiment_name, branch=branch, push_to=push_to
+        )
         self._callbacks = Callbacks(self, self.manager.repo)
         self.manager.on_saved.append(self._callbacks.saved)
         self._began = time.monotonic()
