@@ -82,7 +82,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Check the types of every package's source, with mypy (strict) and with pyright."""
-    install(session, EVERYTHING, "mypy", "pyright[nodejs]", "pytest", "hypothesis")
+    install(session, EVERYTHING, "mypy", "pyright[nodejs]", "pytest", "hypothesis", "peft")
     session.run("mypy", *[f"packages/{name}/src" for name in EVERYTHING])
     session.run("pyright")
 
@@ -139,6 +139,7 @@ def nightly(session: nox.Session) -> None:
     install(session, EVERYTHING, "pytest", "hypothesis")
     script(session, "tests/torture/run.py", "--nightly")
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
+    session.run("pytest", "packages/coral-lightning/tests", "-m=nightly", *session.posargs)
 
 
 # What they share

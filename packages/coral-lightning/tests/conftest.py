@@ -153,13 +153,5 @@ def saved(path: Path) -> Callable[..., dict[int | None, tuple[str, ...]]]:
 @pytest.fixture
 def lab() -> SimpleNamespace:
     """What is here, for the tests: they cannot import it."""
-    return SimpleNamespace(
-        Net=Net,
-        dataset=dataset,
-        everything=everything,
-        loaders=loaders,
-        plain=plain,
-        Scored=Scored,
-        seeded=seeded,
-        trainer=trainer,
-    )
+    names = (Net, Scored, dataset, everything, loaders, plain, seeded, trainer)
+    return SimpleNamespace(**{each.__name__: each for each in names})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,12 +100,20 @@ def test_a_file_to_resume_from_holds_plain_values_alone(lab: SimpleNamespace, pa
     file = callback.resume_path(path=tmp_path / "folder" / "mine.ckpt")
     assert file == str(tmp_path / "folder" / "mine.ckpt")
     assert {"state_dict", "optimizer_states", "loops", "coral"} <= set(load_file(file))
-    beside = Path(callback.resume_path("last"))
+
+
+def test_a_file_without_a_path_lies_beside_the_repository_until_the_program_ends(
+    lab: SimpleNamespace, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Any] = []
+    monkeypatch.setattr("atexit.register", lambda *end: ends.append(end))
+    lab.trainer(coral(path, include_optimizer=True)).fit(lab.Scored(), batches(3), batches(1))
+    beside = Path(coral(path).resume_path("last"))
     assert beside.exists()
     assert beside.parent.parent == path.parent
-    del callback
-    gc.collect()
-    assert not beside.exists()
+    ((remove, file),) = [end for end in ends if end[1:] == (beside,)]
+    remove(file)
+    assert not beside.parent.exists()
 
 
 def test_what_is_no_plain_data_is_left_out_and_said(

@@ -95,7 +95,7 @@ def test_the_callback_runs_as_written(names: dict[str, Any], caplog: pytest.LogC
     ]
     live, loaded = names["model"].state_dict(), names["pl_module"].state_dict()
     assert all((live[name] == loaded[name]).all() for name in live)
-    assert "there is no remote 'origin' yet" in caplog.text
+    assert "not pushed: experiment to origin" in caplog.text
 
 
 def test_the_usage_example_runs_as_written(names: dict[str, Any]) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
-import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,16 +18,16 @@ from torch import nn
 from typing_extensions import override
 
 from coral import Commit, Repository
-from coral.errors import ConfigError, CoralError, NotARepository, ReadOnly, storage_errors
+from coral.errors import ConfigError, CoralError, NotARepository, ReadOnly
+from coral.integrations.lightning import _resume_file
 from coral.integrations.lightning._checkpoint_io import CoralCheckpointIO, with_loaders
-from coral.integrations.lightning._checkpoints import Origin, origin_of, plain, read
+from coral.integrations.lightning._checkpoints import Origin, origin_of
 from coral.integrations.lightning._hosts import Callback
 from coral.integrations.lightning._links import in_branch
 from coral.integrations.lightning._position import put_back
 from coral.integrations.lightning._run import Run
 from coral.integrations.lightning._source import TrainerSource
 from coral.integrations.pytorch import LoadReport
-from coral.integrations.pytorch._files import save_file
 from coral.integrations.pytorch._loading import load_weights
 from coral.integrations.pytorch._options import Options, config_of
 from coral.integrations.pytorch._random import set_random_state
@@ -59,8 +57,9 @@ class CoralCallback(Callback):
     callbacks, random generators. `trainer.fit(model, ckpt_path="coral://./weights@experiment")` goes on from it, as if
     there had been no end where the commit is `exact`; where it is not, the log says why.
 
-    A save that fails is an error in the log, and the training goes on. The branch is pushed to the remote
-    `push_to` when training has ended. Nothing is saved under `fast_dev_run`, nor by validate, test and predict.
+    A save that fails is an error in the log, and the training goes on. The branch is pushed to the remote `push_to` in
+    the background; what cannot be pushed is by a later run. Nothing is saved under `fast_dev_run`, nor by validate,
+    test and predict.
 
     Raises ConfigError, UnsafeInput, StorageError (ReadOnly), NotARepository, NewerFormat.
     """
@@ -148,6 +147,7 @@ class CoralCallback(Callback):
             )
         if not origin.exact:
             _log.warning("%s: going on from %s approximately: %s", self.experiment, origin.commit[:12], origin.why)
+        checkpoint.update(with_loaders(checkpoint))  # a file holds rank 0's
         self._put_random_back(trainer)  # here too: some strategies load after on_fit_start
 
     # A fit begins
@@ -179,15 +179,14 @@ class CoralCallback(Callback):
         resumed = self._resumed(trainer.global_step)
         if trainer.is_global_zero:
             self._manager = CheckpointManager(
-                self._repository(), self.config, source, experiment=self.experiment, branch=self.branch
+                self._repository(),
+                self.config,
+                source,
+                experiment=self.experiment,
+                branch=self.branch,
+                push_to=self.push_to,
             )
             self._manager.on_saved.append(self._note)
-            if self.push_to is not None and self._waits_for_remote(self._manager.repo):
-                _log.warning(
-                    "%s: there is no remote %r yet: pushing is queued until it exists (repo.add_remote)",
-                    self.experiment,
-                    self.push_to,
-                )
         self._run = Run(trainer, source, self._manager, self.metadata_keys)
         self._run.begin(resumed)
         if self._origin is not None:
@@ -271,7 +270,6 @@ class CoralCallback(Callback):
         run, self._run = self._run, None
         if run is not None:
             run.end()
-            self._push()
 
     @override
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -279,21 +277,6 @@ class CoralCallback(Callback):
         run, self._run = self._run, None
         if run is not None:
             run.interrupted(exception)
-            self._push()
-
-    def _push(self) -> None:
-        """Push what was saved, if there is something and somewhere: what goes wrong is said, and left at that."""
-        manager = self._manager
-        if self.push_to is None or manager is None or not self._saved or self._waits_for_remote(manager.repo):
-            return
-        try:
-            manager.repo.push(self.push_to, manager.branch)
-        except Exception as error:  # noqa: BLE001 - the run has ended, well or by an exception of its own
-            _log.warning("%s: %s was not pushed to %r: %s", self.experiment, manager.branch, self.push_to, error)
-
-    def _waits_for_remote(self, repo: Repository) -> bool:
-        known = self.push_to in repo.remotes() or "://" in str(self.push_to) or Path(str(self.push_to)).is_dir()
-        return not known
 
     # Going back
 
@@ -312,28 +295,18 @@ class CoralCallback(Callback):
         """Write a checkpoint as a .ckpt file for `trainer.fit(ckpt_path=...)`; returns its path.
 
         Without a ref, the newest on the callback's branch. Without a path, a file beside the repository that is removed
-        when the program ends. ConfigError if the checkpoint was saved without `include_optimizer=True`.
+        when the program ends. In a distributed run all processes call it, and get the path of the one file.
+        ConfigError if the checkpoint was saved without `include_optimizer=True`.
         """
-        repo, commit = self._found(ref)
-        checkpoint = with_loaders(read(repo, commit.id))
-        if "loops" not in checkpoint:
-            raise ConfigError(
-                f"commit {commit.id[:12]} holds weights alone: it was saved with include_optimizer=False. "
-                "load_from_coral loads them"
-            )
-        target = self._temporary(commit) if path is None else Path(path)
-        with storage_errors(f"writing {target}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save_file(plain(checkpoint), target)
-        return str(target)
 
-    def _temporary(self, commit: Commit) -> Path:
-        with storage_errors(f"making a file beside {self.repo_path}"):
-            parent = self.repo_path.resolve().parent
-            made = tempfile.mkdtemp(prefix=f"{self.repo_path.name}.resume-", dir=parent)
-        target = Path(made) / f"step-{commit.step}.ckpt"
-        weakref.finalize(self, _remove, target)
-        return target
+        def write() -> str:
+            repo, commit = self._found(ref)
+            made = (
+                Path(path) if path is not None else _resume_file.temporary(self.repo_path, f"step-{commit.step}.ckpt")
+            )
+            return _resume_file.write(repo, commit, made)
+
+        return _resume_file.on_main(write)
 
     def _found(self, ref: str | None) -> tuple[Repository, Commit]:
         if self._manager is not None:
@@ -356,9 +329,3 @@ def _check_folder(path: Path, *, init: bool) -> None:
         there = next(each for each in (path.resolve(), *path.resolve().parents) if each.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise ReadOnly(f"{path} cannot be made: {there} is not a folder that can be written to") from None
-
-
-def _remove(file: Path) -> None:
-    with suppress(OSError):
-        file.unlink()
-        file.parent.rmdir()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from coral.integrations.pytorch._state import Keep, decode, encode
 from coral.integrations.pytorch._tensors import from_weight, to_weight
 from coral.state import flatten, unflatten
 
-__all__ = ["OURS", "Origin", "dump", "dump_alone", "encoded", "origin_of", "plain", "read"]
+__all__ = ["OURS", "Origin", "dump", "dump_alone", "dump_weights", "encoded", "origin_of", "plain", "read"]
 
 OURS = "coral"
 """The key that a checkpoint read from a repository has beside Lightning's own."""
@@ -28,10 +29,32 @@ _NEEDED = {"epoch", "global_step", "pytorch-lightning_version", "loops", "optimi
 def dump(trainer: Any) -> dict[str, Any]:
     """The checkpoint as the trainer would write it now, with what users' hooks add to it; all processes call it.
 
-    Its tensors are the live ones. The public way, `save_checkpoint`, waits for all processes and writes a file.
+    Its tensors are the live ones; those of a sharded model are whole, and on rank 0 alone. The public way,
+    `save_checkpoint`, waits for all processes and writes a file.
     """
-    found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-    return found
+    with _unsharded(trainer.strategy):
+        found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        return found
+
+
+def dump_weights(trainer: Any) -> dict[str, Any]:
+    """The same of the weights alone; all processes call it where the model is sharded."""
+    with _unsharded(trainer.strategy):
+        return {"state_dict": trainer.strategy.lightning_module_state_dict()}
+
+
+@contextmanager
+def _unsharded(strategy: Any) -> Iterator[None]:
+    """Have ModelParallelStrategy bring shards together: by default it leaves each where it is, for files of its own."""
+    name = "_save_distributed_checkpoint"
+    before = getattr(strategy, name, None)
+    if before is not None:
+        setattr(strategy, name, False)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(strategy, name, before)
 
 
 def dump_alone(trainer: Any) -> dict[str, Any]:

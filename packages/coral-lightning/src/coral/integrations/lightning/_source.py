@@ -6,10 +6,11 @@ import logging
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from coral import WeightTensor
 from coral.errors import UnsupportedValue
-from coral.integrations.lightning._checkpoints import dump, dump_alone, encoded
+from coral.integrations.lightning._checkpoints import dump, dump_alone, dump_weights, encoded
 from coral.integrations.lightning._position import Position, position, settled
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._modules import tied_groups
@@ -97,7 +98,7 @@ class TrainerSource:
         elif self._complete:
             self._dumped = dump(trainer)
         else:
-            self._dumped = {"state_dict": trainer.strategy.lightning_module_state_dict()}
+            self._dumped = dump_weights(trainer)
         if place is None:
             return {}
         return {"random": place.random, "loaders": place.loaders, "generators": place.generators}
@@ -133,9 +134,20 @@ class TrainerSource:
             why.insert(0, "it was saved between the batches of one update")
         if self.interrupted and self._trainer.world_size > 1:
             why.append("the other processes could not be asked for their random generators")
+        if _sums_in_another_order(self._trainer):
+            why.append("DistributedDataParallel sums gradients in another order in the first step of a process")
         if not self._random:
             why.append("the state of the random number generators was not saved")
         return why
+
+
+def _sums_in_another_order(trainer: Any) -> bool:
+    """Whether the first step after a resume may round otherwise: a sum of more than two depends on its order.
+
+    DistributedDataParallel puts gradients into other buckets after its first step, unless it looks for unused ones.
+    """
+    model = trainer.model
+    return isinstance(model, DistributedDataParallel) and trainer.world_size > 2 and not model.find_unused_parameters
 
 
 def _is_sharded(module: nn.Module) -> bool:

@@ -1,0 +1,72 @@
+"""Several processes: rank 0 decides and saves, nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coral import Repository
+
+LIMIT = 240.0  # seconds that are never needed, unless there is a deadlock
+
+
+def run(scenario: str, folder: Path, ranks: int = 2) -> tuple[int, str]:
+    """The exit status of rank 0 and what was written; a deadlock is a failure."""
+    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), scenario, str(folder), str(ranks)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        said, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        pytest.fail(f"deadlock after {LIMIT} s:\n{said[-4000:]}")
+    return process.returncode, said
+
+
+def found(scenario: str, folder: Path, ranks: int = 2) -> Any:
+    status, said = run(scenario, folder, ranks)
+    assert status == 0, said[-4000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.nightly)])
+def test_rank_0_decides_and_each_rank_goes_on_with_its_own_random_numbers(tmp_path: Path, ranks: int) -> None:
+    seen = found("whole", tmp_path, ranks)
+    assert seen["steps"] == {"2": ["best", "epoch"], "4": ["best", "epoch"], "6": ["epoch"], "8": ["epoch", "final"]}
+    assert seen["names"] == ["net.0.bias", "net.0.weight", "net.3.bias", "net.3.weight"], "no module. prefix"
+    assert seen["exact"] == [True] * 4
+    assert seen["weights"] == [True] * ranks
+    assert seen["difference"] == 0.0
+    assert seen["stopped"] == [6] * ranks, "the others' scores get better still"
+    assert seen["loaded"] == [4] * ranks
+
+
+def test_when_a_rank_dies_the_others_do_not_wait(tmp_path: Path) -> None:
+    status, said = run("dies", tmp_path)
+    assert status != 0
+    repo = Repository(tmp_path / "weights")
+    assert [commit.step for commit in repo.log()] == [3, 2], said[-4000:]
+    assert repo.show().reasons == ("exception",)
+    assert "other processes could not be asked" in repo.show().training["why"]
+    assert repo.fsck().ok
+
+
+def test_shards_are_brought_together(tmp_path: Path) -> None:
+    seen = found("sharded", tmp_path)
+    assert seen["steps"] == [8, 6, 4, 2]
+    assert seen["shapes"] == {
+        "net.0.weight": [8, 4], "net.0.bias": [8], "net.3.weight": [1, 8], "net.3.bias": [1],
+    }  # fmt: skip
+    assert seen["difference"] == 0.0
+    assert len(set(seen["file"])) == 1
+    assert seen["loaded"] == 4
