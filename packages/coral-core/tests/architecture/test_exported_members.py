@@ -33,7 +33,7 @@ LOCKED = {
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
     "coral.remotes": [
         "DuePush", "Fetched", "Pushed", "Remote", "RemoteFile", "RemoteRecord", "add_due", "check_remote_name", "dues",
-        "open_remote", "remove_due",
+        "is_url", "open_remote", "remove_due",
     ],
     "coral.repository": ["CommitStats", "Diff", "Repository", "Stats"],
     "coral.state": ["StateValue", "flatten", "unflatten"],

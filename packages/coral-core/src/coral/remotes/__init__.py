@@ -8,7 +8,7 @@ from coral.remotes._due import DuePush, add_due, dues, remove_due
 from coral.remotes._fetch import Fetched
 from coral.remotes._opening import open_remote
 from coral.remotes._push import Pushed
-from coral.remotes._records import RemoteRecord
+from coral.remotes._records import RemoteRecord, is_url
 from coral.remotes._remote import Remote, RemoteFile, check_remote_name
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "add_due",
     "check_remote_name",
     "dues",
+    "is_url",
     "open_remote",
     "remove_due",
 ]

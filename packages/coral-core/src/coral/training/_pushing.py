@@ -12,7 +12,7 @@ from typing import Any
 from coral._process import coral_command
 from coral.errors import CoralError
 from coral.filesystem import LocalFileSystem
-from coral.remotes import DuePush, add_due, dues
+from coral.remotes import DuePush, add_due, dues, is_url
 from coral.repository import Repository
 
 _log = logging.getLogger("coral")
@@ -35,7 +35,13 @@ class Pushing:
         self._not_before = 0.0
 
     def begin(self) -> None:
-        """Do what runs before this one have left due."""
+        """Do what runs before this one have left due; say so if there is no such remote yet."""
+        if self._push is not None and self._waits():
+            name = self._push.remote
+            _log.warning(
+                "%s: pushing to %r is queued until the remote exists: repo.add_remote(%r, url)",
+                self._repo.path, name, name,
+            )  # fmt: skip
         if self._due():
             self._start()
 
@@ -44,8 +50,13 @@ class Pushing:
         if self._push is not None and self._add(self._push):
             self._saved = True
             self._reap()
-            if time.monotonic() >= self._not_before:
+            if time.monotonic() >= self._not_before and not self._waits():
                 self._start()
+
+    def _waits(self) -> bool:
+        """Whether the remote is one by name, and there is none of that name."""
+        push = self._push
+        return push is not None and not is_url(push.remote) and push.remote not in self._repo.remotes()
 
     def _due(self) -> list[DuePush]:
         try:
@@ -68,7 +79,8 @@ class Pushing:
         if self._push is not None and self._saved:
             self._saved = False
             self._add(self._push)
-            self._start()
+            if not self._waits():
+                self._start()
             self._reap(wait=True)
             if left := self._due():
                 shown = ", ".join(f"{push.branch} to {push.remote}" for push in left)

@@ -55,8 +55,9 @@ class CoralTrainerCallback(TrainerCallback):
     With `include_optimizer=True` a checkpoint holds the whole state of the Trainer, and
     `trainer.train(resume_from_checkpoint=callback.resume_path())` goes on from it as if there had been no end.
 
-    A save that fails is an error in the log, and the training goes on. `push_to` names a remote that is pushed to once
-    it exists. Raises ConfigError, UnsafeInput, StorageError (ReadOnly), NotARepository, NewerFormat.
+    A save that fails is an error in the log, and the training goes on. What is saved is pushed to `push_to`, a remote's
+    name or URL, in the background; what cannot be pushed then is pushed by the next run. Raises ConfigError,
+    UnsafeInput, StorageError (ReadOnly), NotARepository, NewerFormat.
     """
 
     def __init__(
@@ -89,8 +90,6 @@ class CoralTrainerCallback(TrainerCallback):
         self.push_to = push_to
         self.include_optimizer = include_optimizer
         self.repository = opened(repo_path, init=init)
-        if push_to is not None:
-            _log.warning("push_to=%r is queued until the remote exists: this version of coral cannot push", push_to)
         if not os.access(self.repository.path, os.W_OK):
             raise ReadOnly(f"{self.repository.path} cannot be written to: no checkpoint could be saved there")
         self.manager: CheckpointManager | None = None  # of the run that goes on, or the last; on the main process alone
@@ -127,7 +126,12 @@ class CoralTrainerCallback(TrainerCallback):
 
     def _begin(self, source: TrainerSource, step: int) -> CheckpointManager:
         manager = CheckpointManager(
-            self.repository, self.config, source, experiment=self.experiment, branch=self.branch
+            self.repository,
+            self.config,
+            source,
+            experiment=self.experiment,
+            branch=self.branch,
+            push_to=self.push_to,
         )
         resumed, self._resumes = self._resumes, None
         if step and (resumed is None or resumed.step != step):
