@@ -46,6 +46,7 @@ VERSION_FILES = {
 }
 TESTED_WITH = {
     "coral-torch": ["torchdata"],
+    "coral-hf": ["peft"],
     "coral-lightning": ["jsonargparse[signatures]", "lightning", "torchdata"],
 }
 EVERYTHING = list(CLOSURE)
