@@ -165,7 +165,7 @@ class TrainerSource:
             why.append("it was saved within an epoch, and ignore_data_skip=True begins the epoch's data again")
         elif self.within_epoch and not self.interrupted and self._data_draws:
             why.append("it was saved within an epoch, and the data draws random numbers, which resuming draws anew")
-        left = {*(self.state.stateful_callbacks or {})} - {"TrainerControl"}
+        left = {str(name) for name in self.state.stateful_callbacks or ()} - {"TrainerControl"}
         if left and self.trainer is None:
             why.append(f"the state of {', '.join(sorted(left))} is known to an attached Trainer alone (attach)")
         return why
