@@ -113,7 +113,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run docs/examples/char_gpt.py, or the example named after -- (`lightning`, `transformers`), with its arguments."""
+    """Run docs/examples/char_gpt.py, or the example named after -- (`lightning`, `transformers`); the rest is its own."""
     name, *arguments = session.posargs or ["char_gpt"]
     name = EXAMPLES.get(name, name)
     install(session, EVERYTHING)
