@@ -113,7 +113,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run docs/examples/char_gpt.py, or the example named after -- (`lightning`, `transformers`); the rest is its own."""
+    """Run docs/examples/char_gpt.py, or the example named after -- (`lightning`, `transformers`); the rest is its."""
     name, *arguments = session.posargs or ["char_gpt"]
     name = EXAMPLES.get(name, name)
     install(session, EVERYTHING)
@@ -140,7 +140,7 @@ def nightly(session: nox.Session) -> None:
     install(session, EVERYTHING, "pytest", "hypothesis")
     script(session, "tests/torture/run.py", "--nightly")
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
-    session.run("pytest", "packages/coral-lightning/tests", "-m=nightly", *session.posargs)
+    session.run("pytest", "packages/coral-core/tests", "packages/coral-lightning/tests", "-m=nightly", *session.posargs)
 
 
 # What they share

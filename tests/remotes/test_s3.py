@@ -187,7 +187,7 @@ def test_requests_of_a_push_and_a_pull_broken(server: str, tmp_path: Path, monke
         between.begin()
         repo.push(at, "first")
         count = between.requests
-        for case, number in enumerate(range(0, 2 * count, 5)):
+        for case, number in enumerate(range(0, 2 * count, 8)):
             always, begins, kind = number >= count, number % count, KINDS[case % len(KINDS)]
 
             def fault(n: int, always: bool = always, begins: int = begins, kind: str = kind) -> str | None:

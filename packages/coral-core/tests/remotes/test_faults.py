@@ -19,12 +19,16 @@ ONCE = ("error", "denied", "killed", "lost", "late", "twice", "truncated", "wron
 FOREVER = ("error", "denied", "killed", "truncated", "wrong")
 
 
-def faults(count: int) -> Iterator[tuple[str, Callable[[int, str], str | None]]]:
-    for kind in ONCE:
-        for at in range(count):
+EVERY = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.nightly)])
+"""One request in so many is broken by each kind, which take turns."""
+
+
+def faults(count: int, every: int) -> Iterator[tuple[str, Callable[[int, str], str | None]]]:
+    for turn, kind in enumerate(ONCE):
+        for at in range(turn % every, count, every):
             yield f"{kind} at {at}", lambda number, _, at=at, kind=kind: kind if number == at else None
-    for kind in FOREVER:
-        for at in range(0, count, 4):
+    for turn, kind in enumerate(FOREVER):
+        for at in range(turn % 4, count, 4 * every):
             yield f"{kind} from {at}", lambda number, _, at=at, kind=kind: kind if number >= at else None
 
 
@@ -42,8 +46,11 @@ def begin(remote, files: dict[str, bytes], fault: Callable[[int, str], str | Non
     remote.fault = fault or (lambda number, kind: None)
 
 
+@EVERY
 @pytest.mark.parametrize("empty_at_first", [True, False])
-def test_push(repo: Repository, remote, there, commits, same, tmp_path: Path, *, empty_at_first: bool) -> None:
+def test_push(
+    repo: Repository, remote, there, commits, same, tmp_path: Path, *, empty_at_first: bool, every: int
+) -> None:
     old = None
     ids = commits(1, 2)
     if not empty_at_first:
@@ -57,7 +64,7 @@ def test_push(repo: Repository, remote, there, commits, same, tmp_path: Path, *,
     repo.push("test://memory")
     count, whole = len(remote.requests), packs_of(remote.files) - packs_of(files)
     cases = 0
-    for name, fault in faults(count):
+    for name, fault in faults(count, every):
         cases += 1
         begin(remote, files, fault)
         failed = False
@@ -82,11 +89,12 @@ def test_push(repo: Repository, remote, there, commits, same, tmp_path: Path, *,
         found = there()
         same(found, repo, *ids)
         assert found.tags() == {"paper": ids[0]}, name
-    assert cases > 100
+    assert cases > 100 / every
 
 
+@EVERY
 @pytest.mark.parametrize("cloned_before", [True, False])
-def test_fetch(repo: Repository, remote, commits, same, tmp_path: Path, *, cloned_before: bool) -> None:
+def test_fetch(repo: Repository, remote, commits, same, tmp_path: Path, *, cloned_before: bool, every: int) -> None:
     ids = commits(1, 2)
     old = ids[1] if cloned_before else None
     if cloned_before:
@@ -107,7 +115,7 @@ def test_fetch(repo: Repository, remote, commits, same, tmp_path: Path, *, clone
     begin(remote, files)
     fetch(tmp_path / "counted")
     cases, folder = 0, tmp_path / "clone"
-    for name, fault in faults(len(remote.requests)):
+    for name, fault in faults(len(remote.requests), every):
         cases += 1
         shutil.copytree(tmp_path / "before", folder)
         begin(remote, files, fault)
@@ -129,7 +137,7 @@ def test_fetch(repo: Repository, remote, commits, same, tmp_path: Path, *, clone
         same(Repository(folder), repo, *ids)
         assert Repository(folder).tags() == {"paper": ids[0]}, name
         shutil.rmtree(folder)
-    assert cases > 60
+    assert cases > 60 / every
 
 
 def tracked(repo: Repository) -> Iterator[tuple[str, str]]:
