@@ -116,6 +116,16 @@ def test_at_the_end_of_an_epoch_it_is_exact_with_a_loader_that_knows_its_positio
     assert resumed(lab, path, {}, stateful(), "step:3") == (expected, [each for each in batches if each[0] >= 3])
 
 
+def test_a_loader_that_is_used_up_begins_anew(lab: SimpleNamespace, path: Path) -> None:
+    def in_order(data: Any, batch_size: int, shuffle: bool) -> Any:
+        return stateful()(data, batch_size=batch_size, shuffle=False)
+
+    expected, batches = whole(lab, {}, in_order)
+    broken(lab, path, {}, in_order, StopAt(4))
+    assert Repository(path).show("step:3").exact
+    assert resumed(lab, path, {}, in_order, "step:3") == (expected, [each for each in batches if each[0] >= 3])
+
+
 def test_with_validation_within_the_epoch_it_is_exact(lab: SimpleNamespace, path: Path) -> None:
     expected, _ = whole(lab, {}, stateful(), val_check_interval=1)
     broken(lab, path, {}, stateful(), StopAt(5), val_check_interval=1)
@@ -142,6 +152,20 @@ def test_sigterm_within_a_validation_is_approximate(lab: SimpleNamespace, path: 
     broken(lab, path, {}, DataLoader, StopAt(2, partial(os.kill, os.getpid(), signal.SIGTERM)))
     commit = Repository(path).show()
     assert (commit.step, commit.exact) == (3, False)
+    assert "saved on an exception" in commit.training["why"]
+
+
+def test_sigterm_between_the_batches_of_one_update_is_approximate(lab: SimpleNamespace, path: Path) -> None:
+    class AtBatch(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if (trainer.current_epoch, batch_idx) == (1, 0):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    saves = CoralCallback(path, include_optimizer=True, durability="fast")
+    with pytest.raises(SystemExit):
+        lab.trainer(saves, AtBatch(), accumulate_grad_batches=2).fit(lab.Net(), *lab.loaders(stateful()))
+    commit = Repository(path).show()
+    assert (commit.step, commit.exact) == (2, False)
     assert "saved on an exception" in commit.training["why"]
 
 

@@ -89,6 +89,21 @@ def test_what_the_module_logs_at_the_end_of_its_epoch_is_of_that_epoch(
     assert [commit.metrics["late"] for commit in Repository(path).log()] == [0.0, 1.0]
 
 
+def test_a_validation_has_no_metric_that_the_last_epoch_ended_with(
+    lab: SimpleNamespace, path: Path, saved: Saved
+) -> None:
+    class Late(lab.Scored):  # type: ignore[misc, name-defined]
+        def on_train_epoch_end(self) -> None:
+            self.log("late", float(self.global_step))
+
+    look = Look("on_validation_end", lambda trainer: float(trainer.callback_metrics.get("late", -1)))
+    callback = coral(path, save_every_n_steps=2)
+    trainer = lab.trainer(look, callback, max_epochs=2, val_check_interval=2, num_sanity_val_steps=0)
+    trainer.fit(Late(), batches(4), batches(1))
+    assert look.seen == [-1.0, -1.0, 4.0, 4.0], "else the metrics of a validation would do"
+    assert [commit.metrics.get("late") for commit in Repository(path).log()] == [8.0, None, 4.0, None]
+
+
 def test_epochs_and_metadata_are_those_of_the_event(lab: SimpleNamespace, path: Path) -> None:
     at_the_boundary = Look("on_train_epoch_start", lambda trainer: trainer.current_epoch)
     at_the_end = Look("on_train_end", lambda trainer: trainer.current_epoch)

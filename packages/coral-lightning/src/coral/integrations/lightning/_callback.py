@@ -172,7 +172,7 @@ class CoralCallback(Callback):
 
     @override
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Training begins, anew or with a checkpoint that the trainer has loaded."""
+        """Training begins, anew or with a checkpoint that the trainer has loaded; the sanity check is over."""
         if trainer.fast_dev_run:
             return
         source = TrainerSource(trainer, self.config, complete=self.include_optimizer)
@@ -238,13 +238,13 @@ class CoralCallback(Callback):
     @override
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """An evaluation begins."""
-        if self._run is not None and not trainer.sanity_checking:
+        if self._run is not None:
             self._run.evaluation_begins()
 
     @override
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """An evaluation is over."""
-        if self._run is not None and not trainer.sanity_checking:
+        if self._run is not None:
             self._run.evaluation_ends()
 
     @override
