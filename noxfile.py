@@ -44,6 +44,7 @@ VERSION_FILES = {
     "coral-lightning": "coral/integrations/lightning/_version.py",
     "coral-hf": "coral/integrations/hf_trainer/_version.py",
 }
+LEAVES = {"coral-hf": ["coral/integrations/huggingface/"]}  # what a package owns beside the folder of its version
 TESTED_WITH = {
     "coral-torch": ["torchdata"],
     "coral-hf": ["peft"],
@@ -209,13 +210,14 @@ def archive_faults(dist: Path, name: str) -> list[str]:
     with tarfile.open(sdist) as archive:
         sources = {path.partition("/")[2] for path in archive.getnames()}
     leaf = version_file.removesuffix("_version.py")
-    strays = [file for file in files if not file.startswith((leaf, f"{info}/"))]
+    own = (leaf, *LEAVES.get(name, ()))
+    strays = [file for file in files if not file.startswith((*own, f"{info}/"))]
     tested = any(path.startswith("tests/") for path in sources)
     checks = {
         f"its version is {metadata['Version']}, not the {version} of {version_file}": metadata["Version"] == version,
-        f"no {leaf}py.typed": f"{leaf}py.typed" in files,
+        f"no py.typed in one of {', '.join(own)}": all(f"{folder}py.typed" in files for folder in own),
         "its license is not the repository's": license_text == (ROOT / "LICENSE").read_bytes(),
-        f"files outside {leaf}: {', '.join(strays)}": not strays,
+        f"files outside {' and '.join(own)}: {', '.join(strays)}": not strays,
         f"{sdist.name} lacks CHANGELOG.md or tests": "CHANGELOG.md" in sources and tested,
     }
     return [f"{built.name}: {fault}" for fault, passed in checks.items() if not passed]

@@ -1,0 +1,119 @@
+"""What is known of a model on the Hub, and what a download of one took."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coral.errors import UnsafeInput, UnsupportedValue
+
+__all__ = ["DownloadStats", "HubFile", "ModelInfo", "Snapshot", "base_of", "weight_files"]
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model on the Hub at one revision.
+
+    `revision` is the commit that the revision asked for stands for. `total_size_bytes` is that of all files, not only
+    of the `weight_files`. `base_model` is what the model card says it was made from, None if it does not.
+    """
+
+    repo_id: str
+    revision: str
+    files: tuple[str, ...]
+    base_model: str | None
+    total_size_bytes: int
+    weight_files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStats:
+    """What a download took: tensors, and bytes of files as they were transferred.
+
+    `downloaded_full` tensors came whole, `downloaded_delta` as differences; the rest were here. `bytes_saved` is what
+    was not transferred of the `whole` weight files: what came beside them (`coral.json`) counts as transferred.
+    """
+
+    total_weights: int
+    downloaded_full: int
+    downloaded_delta: int
+    bytes_downloaded: int
+    bytes_saved: int
+    savings_percent: float
+
+    @classmethod
+    def of(cls, total: int, full: int, delta: int, *, transferred: int, whole: int) -> DownloadStats:
+        """The numbers for a download that would have taken `whole` bytes, and took the `transferred` ones."""
+        saved = max(0, whole - transferred)
+        return cls(total, full, delta, transferred, saved, 100 * saved / whole if whole else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file at a revision, and what its bytes are checked by: the SHA-256 of a large one, git's id of the others."""
+
+    path: str
+    size: int
+    sha256: str | None
+    blob_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A model, with all that is known of its files."""
+
+    info: ModelInfo
+    files: Mapping[str, HubFile]
+
+
+def base_of(card: Mapping[str, Any], tags: Iterable[str]) -> str | None:
+    """The base model that a model card names, or a tag that the Hub made of it; the first of several."""
+    named = card.get("base_model")
+    if isinstance(named, list):
+        named = named[0] if named else None
+    if isinstance(named, str) and named:
+        return named
+    found = [tag.split(":")[-1] for tag in tags if tag.startswith("base_model:")]
+    return found[0] if found else None
+
+
+def weight_files(files: Iterable[str]) -> tuple[str, ...]:
+    """The safetensors files that make up a model: one, or all shards of it; () where there are none.
+
+    Raises UnsafeInput where a shard is missing.
+    """
+    found = sorted(path for path in files if path.endswith(".safetensors") and "/" not in path)
+    if "model.safetensors" in found:
+        return ("model.safetensors",)
+    shards: dict[tuple[str, int], list[str]] = {}
+    for path in found:
+        if parts := _SHARD.fullmatch(path):
+            shards.setdefault((parts[1], int(parts[3])), []).append(path)
+    if shards:
+        (stem, count), paths = min(shards.items(), key=lambda item: (item[0][0] != "model", item[0]))
+        if len(paths) != count:
+            raise UnsafeInput(f"of the {count} files that {stem} is split into, the repository has only {len(paths)}")
+        return tuple(paths)
+    return tuple(found)
+
+
+def refuse_without_weights(repo_id: str, files: Iterable[str]) -> None:
+    """Raise UnsupportedValue: it says what there is in place of safetensors files."""
+    files = list(files)
+    pickled = [path for path in files if path.endswith(_PICKLED)]
+    inner = [path for path in files if path.endswith(".safetensors")]
+    if inner:
+        why = f"its safetensors files are in folders ({inner[0]}), which is not supported: it is no single model"
+    elif pickled:
+        why = (
+            f"it has its weights as {pickled[0]} alone, which is not opened: unpickling runs what is in it. Have them "
+            "converted (https://huggingface.co/spaces/safetensors/convert), and pass the revision that has them"
+        )
+    else:
+        why = "it has no weights"
+    raise UnsupportedValue(f"{repo_id} has no safetensors file: {why}.")
