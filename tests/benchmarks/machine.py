@@ -30,6 +30,7 @@ PACKAGES = (
     "torch",
     "safetensors",
     "transformers",
+    "pytorch-lightning",
     "zipnn",
     "backports.zstd",
 )

@@ -15,7 +15,7 @@ import importlib.util
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -97,11 +97,14 @@ class FineTuning:
         mask = tokens["attention_mask"][..., None].float()
         return functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
-    def step(self) -> torch.Tensor:
-        """Do one update on a contrastive loss: a text belongs to the one that follows it, not to the batch's others."""
-        pairs = next(self.batches)
+    def loss(self, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+        """Return the contrastive loss of a batch: a text belongs to the one that follows it, not to the others."""
         a, b = self._encode([first for first, _ in pairs]), self._encode([second for _, second in pairs])
-        loss = functional.cross_entropy(a @ b.T * 20, torch.arange(BATCH))
+        return functional.cross_entropy(a @ b.T * 20, torch.arange(len(pairs)))
+
+    def step(self) -> torch.Tensor:
+        """Do one update on the next batch."""
+        loss = self.loss(next(self.batches))
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
