@@ -17,7 +17,7 @@ from torch import nn
 from coral import Repository
 from coral.filesystem import LocalFileSystem
 from coral.integrations.pytorch import CoralTrainer
-from coral.training import CheckpointConfig, _requests, _upkeep
+from coral.training import CheckpointConfig, _pushing, _requests, _upkeep
 
 SCORES = [4.0, 2.0, 1.9, 3.0]  # of the four epochs, two steps each
 
@@ -94,6 +94,7 @@ CASES = {
     "background_repack": Case(seen("repacks"), {True: True, False: False}, STEPS),
     "save_on_request": Case(saved, {True: [3, 8], False: [8]}, {}, "ask"),
     "handle_signals": Case(seen("heard SIGUSR1"), {False: False, True: True}),
+    "prune_remote": Case(seen("pruned over there"), {False: False, True: True}, {}, "push"),
     "check_disk": Case(lambda ran: "7 bytes free" in ran.log, {True: True, False: False}),
 }
 
@@ -121,6 +122,14 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
         monkeypatch.setattr(_upkeep, "_REPACK_AT", 1)
         monkeypatch.setattr(_upkeep.Upkeep, "_start", lambda upkeep: notes.update(repacks=True))
         monkeypatch.setattr(_requests, "_EVERY", 0.0)
+        checked = _pushing.DuePush.checked
+
+        def due(remote: Any, branch: str, *, prune: bool) -> Any:
+            notes["pruned over there"] = prune
+            return checked(remote, branch, prune=prune)
+
+        monkeypatch.setattr(_pushing.DuePush, "checked", due)
+        monkeypatch.setattr(_pushing.Pushing, "_start", lambda pushing: None)
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         before = signal.getsignal(signal.SIGUSR1)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -139,7 +148,8 @@ def _train(
 ) -> CoralTrainer:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    trainer = CoralTrainer(model, repo, "mine", config)
+    there = repo.path.with_name("there") if ends == "push" else None
+    trainer = CoralTrainer(model, repo, "mine", config, push_to=there)
     trainer.set_optimizer(optimizer)
     trainer.set_scheduler(torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9))
     for epoch, score in enumerate(SCORES):

@@ -12,7 +12,7 @@ __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], object]]:
     """Show how many of `total` bytes are done, if that is `wanted`; yields what is called with those that are new."""
     # tqdm itself sees to it that there is none where stderr is no terminal, if `disable` is None
     disable = None if wanted and _first_rank() else True
