@@ -137,11 +137,12 @@ def torture(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """Run the torture at ten times its size, and the properties on many more examples."""
-    install(session, EVERYTHING, "pytest", "hypothesis")
+    """Run the torture at ten times its size, the properties on many more examples, and the tests that take long."""
+    install(session, EVERYTHING, "pytest", "hypothesis", *[each for some in TESTED_WITH.values() for each in some])
     script(session, "tests/torture/run.py", "--nightly")
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
-    session.run("pytest", "packages/coral-core/tests", "packages/coral-lightning/tests", "-m=nightly", *session.posargs)
+    for name in EVERYTHING:  # one by one: their conftests have the same name
+        session.run("pytest", f"packages/{name}/tests", "-m=nightly", *session.posargs)
 
 
 # What they share

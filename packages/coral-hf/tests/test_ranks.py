@@ -65,7 +65,7 @@ def test_the_main_rank_decides_when_to_stop(tmp_path: Path) -> None:
     assert [commit.step for commit in Repository(tmp_path / "repo").log()] == [3, 1]
 
 
-@pytest.mark.parametrize("what", ["another dies", "another raises"])
+@pytest.mark.parametrize("what", ["another dies", pytest.param("another raises", marks=pytest.mark.nightly)])
 def test_when_another_rank_is_gone_the_main_one_saves_and_ends(what: str, tmp_path: Path) -> None:
     (status, output), (other, its) = run(what, tmp_path)
     assert status not in (0, None), output
@@ -75,7 +75,7 @@ def test_when_another_rank_is_gone_the_main_one_saves_and_ends(what: str, tmp_pa
     assert not log[0].exact
 
 
-@pytest.mark.parametrize("what", ["the main one dies", "the main one raises"])
+@pytest.mark.parametrize("what", ["the main one dies", pytest.param("the main one raises", marks=pytest.mark.nightly)])
 def test_when_the_main_rank_is_gone_the_other_ends(what: str, tmp_path: Path) -> None:
     (status, output), (other, its) = run(what, tmp_path)
     assert status not in (0, None), output

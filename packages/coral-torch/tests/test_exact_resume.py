@@ -86,7 +86,7 @@ def loop(path, end, *, seed=0, workers=0, own=0):
     [
         ("exception", {"workers": 0, "own": 0}),
         ("SIGKILL", {"workers": 0, "own": 1}),
-        ("SIGKILL", {"workers": 2, "own": 0}),
+        pytest.param("SIGKILL", {"workers": 2, "own": 0}, marks=pytest.mark.nightly),
     ],
     ids=["exception", "SIGKILL, the order by an own generator", "SIGKILL, data by worker processes"],
 )
