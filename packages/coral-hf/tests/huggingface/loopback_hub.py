@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"url": f"{self.hub.url}/{repo_id}", "id": repo_id}
         if repo_id in self.hub.models:
             return self._answer(409, {"error": "exists", **answer})
-        self.hub.models[repo_id] = Model(private=bool(asked.get("private")))
+        self.hub.models[repo_id] = Model(private=asked.get("private", False) or asked.get("visibility") == "private")
         self.hub.add(repo_id, {".gitattributes": b"*.safetensors filter=lfs\n"})
         return self._answer(200, answer)
 

@@ -23,10 +23,10 @@ class Cache:
         self.incoming.mkdir(exist_ok=True)
 
     def find(self, repo_id: str, revision: str | None) -> Commit | None:
-        """The commit of a revision, by its id or by the name that it was asked for by; the newest if that is None."""
+        """The commit of a revision: by its id, or the newest that was asked for by that name; None is `main`."""
         for commit in self._of(branch(repo_id)):
             known = commit.metadata
-            if revision is None or revision in (known.get("revision"), known.get("asked")):
+            if (revision or "main") in (known.get("revision"), known.get("asked")):
                 return commit
         return None
 

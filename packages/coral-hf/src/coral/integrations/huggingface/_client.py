@@ -24,7 +24,7 @@ from coral.integrations.huggingface._models import (
     ModelInfo,
     Snapshot,
     base_of,
-    refuse_without_weights,
+    check_weights,
     weight_files,
 )
 from coral.integrations.huggingface._sidecar import Sidecar
@@ -184,8 +184,7 @@ class CoralHubClient:
             _log.warning("%s It is taken from the cache, as it was at %s.", error, commit.metadata.get("revision"))
             return commit, DownloadStats.of(len(self._cache.repo.tree(commit.id)), 0, 0, transferred=0, whole=0)
         info = snapshot.info
-        if not info.weight_files:
-            refuse_without_weights(repo_id, info.files)
+        check_weights(info)
         if commit := self._cache.find(repo_id, info.revision):
             whole = sum(snapshot.files[path].size for path in info.weight_files)
             return commit, DownloadStats.of(len(self._cache.repo.tree(commit.id)), 0, 0, transferred=0, whole=whole)

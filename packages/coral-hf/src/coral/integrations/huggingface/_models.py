@@ -9,7 +9,7 @@ from typing import Any
 
 from coral.errors import UnsafeInput, UnsupportedValue
 
-__all__ = ["DownloadStats", "HubFile", "ModelInfo", "Snapshot", "base_of", "weight_files"]
+__all__ = ["DownloadStats", "HubFile", "ModelInfo", "Snapshot", "base_of", "check_weights", "weight_files"]
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
@@ -83,10 +83,7 @@ def base_of(card: Mapping[str, Any], tags: Iterable[str]) -> str | None:
 
 
 def weight_files(files: Iterable[str]) -> tuple[str, ...]:
-    """The safetensors files that make up a model: one, or all shards of it; () where there are none.
-
-    Raises UnsafeInput where a shard is missing.
-    """
+    """The safetensors files that make up a model: one, or the shards of it; () where there are none."""
     found = sorted(path for path in files if path.endswith(".safetensors") and "/" not in path)
     if "model.safetensors" in found:
         return ("model.safetensors",)
@@ -95,16 +92,21 @@ def weight_files(files: Iterable[str]) -> tuple[str, ...]:
         if parts := _SHARD.fullmatch(path):
             shards.setdefault((parts[1], int(parts[3])), []).append(path)
     if shards:
-        (stem, count), paths = min(shards.items(), key=lambda item: (item[0][0] != "model", item[0]))
-        if len(paths) != count:
-            raise UnsafeInput(f"of the {count} files that {stem} is split into, the repository has only {len(paths)}")
-        return tuple(paths)
+        return tuple(min(shards.items(), key=lambda item: (item[0][0] != "model", item[0]))[1])
     return tuple(found)
 
 
-def refuse_without_weights(repo_id: str, files: Iterable[str]) -> None:
-    """Raise UnsupportedValue: it says what there is in place of safetensors files."""
-    files = list(files)
+def check_weights(info: ModelInfo) -> None:
+    """Raise UnsupportedValue where there is no weight file, UnsafeInput where one is missing."""
+    if info.weight_files:
+        shard = _SHARD.fullmatch(info.weight_files[0])
+        if shard and len(info.weight_files) != int(shard[3]):
+            there, count = len(info.weight_files), int(shard[3])
+            raise UnsafeInput(
+                f"{info.repo_id} is not whole: it has {there} of the {count} files that {shard[1]} is split into."
+            )
+        return
+    files = info.files
     pickled = [path for path in files if path.endswith(_PICKLED)]
     inner = [path for path in files if path.endswith(".safetensors")]
     if inner:
@@ -116,4 +118,4 @@ def refuse_without_weights(repo_id: str, files: Iterable[str]) -> None:
         )
     else:
         why = "it has no weights"
-    raise UnsupportedValue(f"{repo_id} has no safetensors file: {why}.")
+    raise UnsupportedValue(f"{info.repo_id} has no safetensors file: {why}.")

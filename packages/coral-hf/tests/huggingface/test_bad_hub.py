@@ -1,0 +1,322 @@
+"""What the Hub, and what is on it, does wrong: one clear error, nothing let in, and no token anywhere."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from loopback_hub import Hub
+
+from coral import Repository, WeightTensor
+from coral.errors import (
+    ConfigError,
+    CoralError,
+    CorruptObject,
+    EmptyCommit,
+    RemoteDenied,
+    RemoteError,
+    RemoteNotFound,
+    RemoteUnreachable,
+    UnsafeInput,
+    UnsupportedValue,
+)
+from coral.integrations.huggingface import CoralHubClient
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+Model = dict[str, WeightTensor]
+TOKEN = "hf_" + "Secret" * 6
+
+
+def plain(model: Model) -> bytes:
+    return safetensors.numpy.save({name: tensor.data for name, tensor in model.items()})
+
+
+def equal(a: Any, b: Model) -> bool:
+    return sorted(a) == sorted(b) and all(np.array_equal(a[name].data, b[name].data) for name in b)
+
+
+def empty(client: CoralHubClient) -> bool:
+    return Repository(client._cache.repo.path).branches() == {} and not list(client._cache.incoming.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "kind", "words"),
+    [
+        (lambda hub: setattr(hub.models["a/b"], "gated", True), RemoteDenied, "gated"),
+        (lambda hub: hub.models.clear(), RemoteNotFound, "no repository a/b"),
+        (lambda hub: setattr(hub, "api_status", 429), RemoteUnreachable, "limits the rate"),
+        (lambda hub: setattr(hub, "api_status", 503), RemoteUnreachable, "status 503"),
+        (lambda hub: setattr(hub, "api_status", 403), RemoteDenied, "403"),
+        (lambda hub: setattr(hub, "fault", lambda path: 429), RemoteUnreachable, "limits the rate"),
+        (lambda hub: setattr(hub, "fault", lambda path: 500), RemoteUnreachable, "status 500"),
+        (lambda hub: hub.stop(), RemoteUnreachable, "cannot be reached"),
+    ],
+)
+def test_an_error_of_the_hub_is_one_clear_error_with_its_cause(
+    hub: Hub, tmp_path: Path, model: Model, caplog: pytest.LogCaptureFixture, prepare: Any, kind: Any, words: str
+) -> None:
+    client = CoralHubClient(tmp_path / "cache", TOKEN, endpoint=hub.url)
+    hub.add("a/b", {"model.safetensors": plain(model)})
+    prepare(hub)
+    with pytest.raises(kind, match=words) as raised:
+        client.download_model("a/b")
+    assert raised.value.__cause__ is not None
+    assert raised.value.remote == "hf://a/b"
+    assert "\n" not in str(raised.value)
+    said = [str(raised.value), str(raised.value.__cause__), repr(client), caplog.text]
+    assert not any(TOKEN in text for text in said)
+    assert empty(client)
+
+
+def test_a_revision_that_is_not_there_is_named(hub: Hub, client: Any, model: Model) -> None:
+    hub.add("a/b", {"model.safetensors": plain(model)})
+    with pytest.raises(RemoteNotFound, match="revision"):
+        client.download_model("a/b", revision="v7")
+
+
+def test_an_id_that_cannot_be_one_is_refused(client: Any) -> None:
+    with pytest.raises(UnsafeInput):
+        client.download_model("../../etc")
+
+
+def test_the_token_goes_to_the_hub_and_into_no_file(hub: Hub, tmp_path: Path, model: Model) -> None:
+    client = CoralHubClient(tmp_path / "cache", TOKEN, endpoint=hub.url)
+    client.upload_model(model, "me/secret", private=True)
+    assert hub.models["me/secret"].private
+    client.download_model("me/secret")
+    assert hub.tokens == {f"Bearer {TOKEN}"} or hub.tokens == {
+        f"Bearer {TOKEN}",
+        None,
+    }  # uploads have links of their own
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+
+
+def test_a_private_repository_is_not_there_without_a_token(hub: Hub, client: Any, model: Model) -> None:
+    hub.add("a/b", {"model.safetensors": plain(model)})
+    hub.models["a/b"].private = True
+    with pytest.raises(RemoteNotFound, match="private"):
+        client.download_model("a/b")
+
+
+def test_pickled_weights_are_refused(hub: Hub, client: Any) -> None:
+    hub.add("a/b", {"pytorch_model.bin": b"cos\nsystem", "config.json": b"{}"})
+    with pytest.raises(UnsupportedValue, match=r"pytorch_model\.bin alone"):
+        client.download_model("a/b")
+    assert hub.sent == 0
+
+
+def test_a_repository_without_weights_says_so(hub: Hub, client: Any) -> None:
+    hub.add("a/b", {"config.json": b"{}"})
+    with pytest.raises(UnsupportedValue, match="no weights"):
+        client.download_model("a/b")
+
+
+def test_a_missing_shard_is_named(hub: Hub, client: Any, model: Model) -> None:
+    hub.add("a/b", {"model-00001-of-00002.safetensors": plain(model)})
+    with pytest.raises(UnsafeInput, match="1 of the 2 files"):
+        client.download_model("a/b")
+
+
+def test_a_tensor_in_two_shards_is_refused(hub: Hub, client: Any, model: Model) -> None:
+    shards = {f"model-0000{i}-of-00002.safetensors": plain(model) + b"" for i in (1, 2)}
+    hub.add("a/b", shards)
+    with pytest.raises(UnsafeInput, match="in another file"):
+        client.download_model("a/b")
+    assert empty(client)
+
+
+def header(entries: Any, data: bytes = bytes(8), length: int | None = None) -> bytes:
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def one(**changes: Any) -> dict[str, Any]:
+    return {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        b"",
+        b"123",
+        header(one(), length=1 << 60),
+        header(one(), length=500),
+        header(b"[1, 2]"),
+        header(b"{\xff"),
+        header(b"[" * 100_000),
+        header(b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "x": {}}'),
+        header({"x": 3}),
+        header(one(shape=[3])),
+        header(one(shape=[-2])),
+        header(one(shape=[2.0])),
+        header(one(shape=[1 << 62, 1 << 62])),
+        header(one(data_offsets=[-4, 4])),
+        header(one(data_offsets=[8, 16])),
+        header(one(data_offsets=[0, 80], shape=[20])),
+        header(one(), data=bytes(9)),
+        header({**one(), "y": one()["x"]}),
+        header({"": one()["x"]}),
+        header({"a\0b": one()["x"]}),
+    ],
+)
+def test_a_safetensors_file_that_lies_is_refused(hub: Hub, client: Any, file: bytes) -> None:
+    hub.add("a/b", {"model.safetensors": file})
+    with pytest.raises(UnsafeInput):
+        client.download_model("a/b")
+    assert empty(client)
+
+
+def test_an_unknown_dtype_is_named(hub: Hub, client: Any) -> None:
+    hub.add("a/b", {"model.safetensors": header(one(dtype="F6_E2M3"))})
+    with pytest.raises(UnsupportedValue, match="F6_E2M3"):
+        client.download_model("a/b")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"])
+def test_what_numpy_has_no_type_for_comes_as_it_is(hub: Hub, client: Any, another: Any, dtype: str) -> None:
+    carrier = np.uint16 if dtype == "bfloat16" else np.uint8
+    bits = np.arange(65_536 if carrier is np.uint16 else 256).astype(carrier)
+    model = {"bits": WeightTensor(bits, dtype), "scalar": WeightTensor(bits[:1].reshape(()), dtype)}
+    client.upload_model(model, "me/bits")
+    hub.add("plain/bits", {"model.safetensors": hub.files("me/bits")["model.safetensors"]})
+    for repo_id in ("me/bits", "plain/bits"):
+        found = another(repo_id.replace("/", "-")).download_model(repo_id)
+        assert {name: (t.dtype, t.shape) for name, t in found.items()} == {
+            "bits": (dtype, bits.shape),
+            "scalar": (dtype, ()),
+        }
+        assert equal(found, model)
+
+
+def test_a_dtype_that_the_format_lacks_is_refused_before_anything_is_sent(hub: Hub, client: Any) -> None:
+    with pytest.raises(UnsupportedValue, match="complex32"):
+        client.upload_model({"x": WeightTensor(np.zeros(3, np.uint32), "complex32")}, "me/x")
+    assert len(hub.models["me/x"].commits) == 1
+
+
+@pytest.mark.parametrize(("options", "kind"), [({}, EmptyCommit), ({"max_shard_size": 0}, ConfigError)])
+def test_an_upload_that_cannot_be_is_refused_at_once(hub: Hub, client: Any, options: Any, kind: Any) -> None:
+    weights = {"x": np.zeros(3, np.float32)} if options else {}
+    with pytest.raises(kind):
+        client.upload_model(weights, "me/x", **options)
+    assert hub.models == {}
+
+
+def test_stats_before_a_download_are_an_error(client: Any) -> None:
+    with pytest.raises(ConfigError, match="download_model first"):
+        _ = client.last_download_stats
+
+
+# Faults on the way
+
+
+def at_first(fault: int | str, count: int = 1) -> Callable[[str], int | str | None]:
+    left = [count]
+
+    def ask(path: str) -> int | str | None:
+        left[0] -= 1
+        return fault if left[0] >= 0 else None
+
+    return ask
+
+
+@pytest.mark.parametrize("fault", [500, 429, "cut"])
+def test_what_fails_is_asked_for_again(hub: Hub, client: Any, model: Model, fault: Any) -> None:
+    hub.add("a/b", {"model.safetensors": plain(model)})
+    hub.fault = at_first(fault, 2)
+    assert equal(client.download_model("a/b"), model)
+    assert (
+        client.last_download_stats.bytes_downloaded == hub.sent == len(plain(model))
+    )  # what came is not fetched again
+
+
+def test_a_server_without_ranges_gives_the_whole_file(hub: Hub, client: Any, another: Any, model: Model) -> None:
+    client.upload_model(model, "me/base")
+    hub.fault = lambda path: "whole"
+    other = another("two")
+    assert equal(other.download_model("me/base"), model)
+    assert other.last_download_stats.downloaded_full == 10
+
+
+def test_wrong_bytes_are_not_let_in(hub: Hub, client: Any, another: Any, model: Model) -> None:
+    client.upload_model(model, "me/base")
+    hub.add("a/b", {"model.safetensors": plain(model)})
+    other = another("two")
+    hub.fault = lambda path: "wrong" if path.endswith(".safetensors") else None
+    for repo_id in ("me/base", "a/b"):
+        with pytest.raises(CorruptObject, match="Nothing of it is kept"):
+            other.download_model(repo_id)
+    assert empty(other)
+    hub.fault = lambda path: None
+    assert equal(other.download_model("a/b"), model)
+
+
+@pytest.mark.parametrize("what", ["stale", "begin", "id", "garbage", "cut", "names"])
+def test_a_sidecar_that_is_wrong_costs_bytes_and_nothing_else(
+    hub: Hub, client: Any, another: Any, model: Model, what: str
+) -> None:
+    client.upload_model(model, "me/base")
+    files = hub.files("me/base")
+    content, changed = json.loads(files["coral.json"]), model
+    match what:
+        case "stale":  # somebody pushed other weights with git
+            changed = model | {"layer.0": WeightTensor(model["layer.0"].data + np.float32(1))}
+            files = {**files, "model.safetensors": plain(changed)}
+        case "begin":
+            content["tensors"]["layer.3"]["begin"] += 8
+        case "id":
+            content["tensors"]["layer.3"]["id"] = "0" * 64
+        case "names":
+            content["tensors"]["layer.3"]["begin"] = 1 << 40
+        case "cut":
+            del content["tensors"]["layer.3"]["shape"]
+    data = b"\xff{" if what == "garbage" else json.dumps(content).encode()
+    hub.add("me/base", {**files, "coral.json": data})
+    assert equal(another("two").download_model("me/base"), changed)
+
+
+@pytest.mark.parametrize("place", [100, -100, 0.5])
+def test_a_delta_pack_that_is_wrong_costs_bytes_and_nothing_else(
+    hub: Hub, client: Any, another: Any, model: Model, place: float
+) -> None:
+    after = {name: WeightTensor(tensor.data * np.float32(1.0001)) for name, tensor in model.items()}
+    client.upload_model(model, "me/base")
+    client.upload_model(after, "me/tuned", base_model="me/base")
+    pack = bytearray(hub.files("me/tuned")["coral-delta.pack"])
+    pack[int(place * len(pack)) if place == 0.5 else int(place)] ^= 1
+    hub.add("me/tuned", {**hub.files("me/tuned"), "coral-delta.pack": bytes(pack)})
+    other = another("two")
+    other.download_model("me/base")
+    assert equal(other.download_model("me/tuned"), after)
+    assert other.last_download_stats.downloaded_delta == 0
+    assert Repository(other._cache.repo.path).fsck().ok
+
+
+def test_of_two_uploads_at_once_one_is_told(hub: Hub, client: Any, model: Model, monkeypatch: Any) -> None:
+    client.upload_model(model, "me/base")
+    real = client._api.create_commit
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        hub.add("me/base", {**hub.files("me/base"), "config.json": b"{}"})
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(client._api, "create_commit", late)
+    with pytest.raises(RemoteError, match="412"):
+        client.upload_model({"x": np.ones(3, np.float32)}, "me/base")
+    assert hub.files("me/base")["config.json"] == b"{}"
+    assert "layer.0" in safetensors.numpy.load(hub.files("me/base")["model.safetensors"])
+
+
+def test_every_error_is_corals(hub: Hub, client: Any, model: Model) -> None:
+    hub.api_status = 418
+    with pytest.raises(CoralError, match="418"):
+        client.get_model_info("a/b")
