@@ -35,8 +35,8 @@ from torch.utils.data import DataLoader, Dataset
 from coral import Repository
 from coral.integrations.lightning import CoralCallback
 
-EPOCHS, STEPS, BATCH, CONTEXT, WIDTH = 4, 60, 32, 48, 64
-KILL_AT = 160  # the number of a step: 40 after the last checkpoint
+EPOCHS, STEPS, BATCH, CONTEXT, WIDTH = 4, 80, 32, 48, 64
+KILL_AT = 200  # the number of a step: 40 after the last checkpoint
 
 torch.set_num_threads(1)  # so small a model gains nothing from more
 
