@@ -90,6 +90,9 @@ def _judge(bench: Bench, name: str, more: dict[Way, float]) -> None:
     report.table(BENCH, f"ms, {count} saves in {STEPS} steps", columns, rows)
     inside = f"{name}, {CORAL}: inside", f"{name}, {OWN}: inside"
     report.ratio(BENCH, *inside, 0.3, f"{name}: time inside coral's callback / inside its own saving")
+    call, _, _, _ = rows[f"{name}, {CORAL}"]
+    what = f"{name}: the same without the wait at coral's end"
+    report.figure(Figure(BENCH, what, call / rows[f"{name}, {OWN}"][0]))
     alone = times[f"{name}, {NONE}"].seconds
     noise = f"training alone: {min(alone):.1f} to {max(alone):.1f} s"
     for ours, theirs, what, asked in (
