@@ -141,8 +141,8 @@ def nightly(session: nox.Session) -> None:
     install(session, EVERYTHING, "pytest", "hypothesis", *[each for some in TESTED_WITH.values() for each in some])
     script(session, "tests/torture/run.py", "--nightly")
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
-    for name in EVERYTHING:  # one by one: their conftests have the same name
-        session.run("pytest", f"packages/{name}/tests", "-m=nightly", *session.posargs)
+    for folder in ("tests", *(f"packages/{name}/tests" for name in EVERYTHING)):
+        session.run("pytest", folder, "-m=nightly", *session.posargs)
 
 
 # What they share

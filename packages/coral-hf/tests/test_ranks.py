@@ -60,6 +60,7 @@ def test_a_resumed_run_is_exact_on_every_rank(tmp_path: Path) -> None:
     assert len(repo.load_state()["trainer"]["random"]) == 2
 
 
+@pytest.mark.nightly
 def test_the_main_rank_decides_when_to_stop(tmp_path: Path) -> None:
     all_done(run("stops", tmp_path))
     assert [commit.step for commit in Repository(tmp_path / "repo").log()] == [3, 1]
@@ -75,7 +76,13 @@ def test_when_another_rank_is_gone_the_main_one_saves_and_ends(what: str, tmp_pa
     assert not log[0].exact
 
 
-@pytest.mark.parametrize("what", ["the main one dies", pytest.param("the main one raises", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("the main one dies", marks=pytest.mark.nightly),
+        pytest.param("the main one raises", marks=pytest.mark.nightly),
+    ],
+)
 def test_when_the_main_rank_is_gone_the_other_ends(what: str, tmp_path: Path) -> None:
     (status, output), (other, its) = run(what, tmp_path)
     assert status not in (0, None), output
@@ -85,6 +92,7 @@ def test_when_the_main_rank_is_gone_the_other_ends(what: str, tmp_path: Path) ->
     assert 3 in steps or what == "the main one dies"
 
 
+@pytest.mark.nightly
 def test_shards_are_brought_together_where_the_trainer_is_attached(tmp_path: Path) -> None:
     all_done(run("sharded", tmp_path))
     log = Repository(tmp_path / "repo").log()
