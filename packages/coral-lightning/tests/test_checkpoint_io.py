@@ -111,8 +111,8 @@ def test_a_file_without_a_path_lies_beside_the_repository_until_the_program_ends
     beside = Path(coral(path).resume_path("last"))
     assert beside.exists()
     assert beside.parent.parent == path.parent
-    ((remove, file),) = [end for end in ends if end[1:] == (beside,)]
-    remove(file)
+    ((remove, *how),) = [end for end in ends if str(beside.parent) in end]
+    remove(*how)
     assert not beside.parent.exists()
 
 

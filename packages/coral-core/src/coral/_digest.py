@@ -87,6 +87,11 @@ def sha256(data: Bytes | bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def digests(data: Bytes) -> bytes:
+    """The SHA-256 of each block of some bytes, one after the other, by all threads."""
+    return b"".join(pool().map(sha256, (data[at : at + BLOCK] for at in range(0, data.size, BLOCK))))
+
+
 def tensor_id(dtype: str, shape: Sequence[int], digests: bytes) -> str:
     """The id of a tensor, 64 hex digits, from the concatenated SHA-256 of its blocks."""
     head = f"tensor {dtype} {','.join(map(str, shape))}\n".encode("ascii")

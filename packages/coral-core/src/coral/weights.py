@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coral._digest import BLOCK, Bytes, pool, sha256, tensor_id
+from coral._digest import Bytes, digests, tensor_id
 from coral.errors import LimitExceeded, UnsafeInput, UnsupportedValue
 
 __all__ = ["DTYPES", "Array", "DType", "WeightTensor", "check_name", "check_shape"]
@@ -158,9 +158,7 @@ class WeightTensor:
     def id(self) -> str:
         """64 hex digits: SHA-256 over dtype, shape and the SHA-256 of each 1 MiB block. Computed once, then kept."""
         if self._id is None:
-            flat = self.bytes()
-            parts = pool().map(sha256, (flat[i : i + BLOCK] for i in range(0, flat.size, BLOCK)))
-            self._id = tensor_id(self.dtype, self.shape, b"".join(parts))
+            self._id = tensor_id(self.dtype, self.shape, digests(self.bytes()))
         return self._id
 
     def renewed(self) -> WeightTensor:

@@ -163,7 +163,7 @@ HARMLESS = {
     "os.cpu_count": "how many cores there are",
 }
 ELSEWHERE = {
-    "coral.filesystem", "coral.training._memory", "coral.training._upkeep", "coral.training._pushing",
+    "coral.filesystem", "coral._process", "coral.training._memory", "coral.training._upkeep", "coral.training._pushing",
     "coral.maintenance._crew",
 }  # fmt: skip
 """The seam itself, the reading of how much memory is free, and the starting of processes that repack or push."""

@@ -75,7 +75,7 @@ def test_what_is_pruned_is_pruned_there_when_asked(repo: Repository, other: Path
 
 
 def test_without_a_process_it_is_done_here(repo: Repository, other: Path, monkeypatch) -> None:
-    monkeypatch.setattr("coral.training._pushing.coral_command", lambda *_: ["/does/not/exist"])
+    monkeypatch.setattr("coral._process.coral_command", lambda *_: ["/does/not/exist"])
     run(repo, 1, 2, push_to=other)
     assert Repository(other).branches() == repo.branches()
 

@@ -9,7 +9,7 @@ from coral.errors import CorruptObject, MissingObject
 from coral.maintenance._inventory import Copy
 from coral.remotes._side import Side, each_at_once
 from coral.store import Store
-from coral.store._pack import Directory, Entry, path_of
+from coral.store._pack import RAW, Directory, Entry, path_of
 
 __all__ = ["RemoteObjects", "runs"]
 
@@ -45,7 +45,7 @@ class RemoteObjects:
             for id, copy in self._side.inventory.held(pack):
                 if id not in seen and (wanted is None or id in wanted) and not self._here(id):
                     entry = self.entry(copy)
-                    if entry.kind == kind and entry.codec == 0:
+                    if entry.kind == kind and entry.codec == RAW:
                         seen.add(id)
                         entries.setdefault(pack, []).append(entry)
         jobs = [(pack, run) for pack, some in entries.items() for run in runs(some)]

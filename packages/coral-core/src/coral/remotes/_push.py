@@ -70,6 +70,7 @@ class _Work:
     graph: Graph
     done: Pushed
     history: list[Commit] = field(default_factory=list)  # of the branch, parents first
+    mine: set[str] = field(default_factory=set)  # the ids of these
     new: list[Commit] = field(default_factory=list)  # that no ref over there leads to
     notes: list[FoundNote] = field(default_factory=list)  # to send
     states: dict[str, list[str]] = field(default_factory=dict)  # commit -> states that notes name
@@ -102,8 +103,9 @@ def push(
     with side.fs.listed("refs"):
         before = side.ref(_refs.folder_of("heads", branch))
         theirs = {entry.value for kind in ("heads", "tags") for entry in side.tips(kind).values() if entry.value}
-    _check(work, before)
     work.history = work.graph.ancestors([tip])
+    work.mine = {commit.id for commit in work.history}
+    _check(work, before)
     known = {commit.id for commit in work.graph.ancestors(id for id in theirs if work.graph.has(id))}
     work.new = [commit for commit in work.history if commit.id not in known]
     operation = Operation(side.fs, "push")
@@ -112,7 +114,7 @@ def push(
             _send(work, operation, progress)
             _send_notes(work)
         entry = _move_branch(work, before)
-        done.tags, done.refused_tags = _send_tags(side, {n: e for n, e in tags.items() if _lies_on(work, e)})
+        done.tags, done.refused_tags = _send_tags(side, {n: e for n, e in tags.items() if e.value in work.mine})
         side.fs.remote.flush()
     finally:
         operation.end()
@@ -160,15 +162,11 @@ def _check(work: _Work, before: _refs.RefEntry | None) -> None:
             f"{name} is at {there[:12]}, which is not here: somebody else has pushed. Pull, and push again.",
             ref=work.branch, ours=work.tip, theirs=there,
         )  # fmt: skip
-    if not any(commit.id == there for commit in work.graph.ancestors([work.tip])):
+    if there not in work.mine:
         raise Diverged(
             f"{name} is at {there[:12]}, which {work.branch} here does not lead to. Pull or merge, and push again.",
             ref=work.branch, ours=work.tip, theirs=there,
         )  # fmt: skip
-
-
-def _lies_on(work: _Work, entry: _refs.RefEntry) -> bool:
-    return any(commit.id == entry.value for commit in work.history)
 
 
 # -- packs -------------------------------------------------------------------------------------------------------------
@@ -228,10 +226,10 @@ def _before(work: _Work, lost: Sequence[str]) -> Iterable[Parts]:
     """The parts of the commits that the other side has, just before the first one that is sent."""
     if not lost or not work.new:
         return
-    first = work.new[0].id
-    there = [commit for commit in work.history if commit.id not in {c.id for c in work.new}]
+    new = {commit.id for commit in work.new}
+    there = [commit for commit in work.history if commit.id not in new]
     for commit in there[-2 * DeltaConfig().group_size :]:
-        if commit.id not in work.pruned | work.absent and commit.id != first:
+        if commit.id not in work.pruned | work.absent:
             with suppress(CoralError):  # what cannot be read is nothing to build on
                 yield work.graph.parts(commit, work.states.get(commit.id, ()))
 
@@ -241,7 +239,6 @@ def _before(work: _Work, lost: Sequence[str]) -> Iterable[Parts]:
 
 def _read_notes(work: _Work) -> None:
     """Which notes are to be sent: that a commit is pruned only if asked, or if its tensors are not there anyway."""
-    ids = {commit.id for commit in work.history}
     there = {each.name for each in work.side.fs.files("notes")}
     trees = {commit.id: commit.tree for commit in work.history}
     for path in note_paths(work.ours.fs):
@@ -250,7 +247,7 @@ def _read_notes(work: _Work) -> None:
         except (CorruptObject, FileNotFoundError) as error:
             _log.warning("%s: a note is not sent: %s. Run fsck.", work.ours.fs.root, error)
             continue
-        if found.commit not in ids:
+        if found.commit not in work.mine:
             continue
         if found.note.local:
             work.absent.add(found.commit)

@@ -59,7 +59,6 @@ class Plan:
 
     packs: dict[str, int] = field(default_factory=dict)
     made: list[list[Item]] = field(default_factory=list)
-    relies: set[str] = field(default_factory=set)  # packs of the other side that hold what all this leads to
 
     @property
     def nbytes(self) -> int:

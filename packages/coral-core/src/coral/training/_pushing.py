@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import time
-from typing import Any
 
-from coral._process import coral_command
+from coral._process import start_coral
 from coral.errors import CoralError
 from coral.filesystem import LocalFileSystem
 from coral.remotes import DuePush, add_due, dues, is_url
@@ -17,8 +15,6 @@ from coral.repository import Repository
 
 _log = logging.getLogger("coral")
 
-_GROUP: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
-"""An interrupt from the keyboard is the run's to handle: what is being pushed is pushed."""
 _PAUSE, _LONGEST = 15.0, 600.0  # seconds after a push that failed in which none is begun; twice as many each time
 
 
@@ -96,14 +92,7 @@ class Pushing:
             self._push_here()
             return
         try:
-            self._process = subprocess.Popen(
-                coral_command("push", "--due", str(self._repo.path)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                **_GROUP,
-            )
+            self._process = start_coral("push", "--due", str(self._repo.path))
         except (OSError, ValueError) as error:
             self._spawns = False
             _log.info("%s: no process can be had to push in the background: %s", self._repo.path, error)
@@ -121,9 +110,9 @@ class Pushing:
         process = self._process
         if process is None or (not wait and process.poll() is None):
             return
-        said, _ = process.communicate()
+        out, err = process.communicate()
         self._process = None
-        self._ended(process.returncode == 0, said.strip()[-1000:])
+        self._ended(process.returncode == 0, (out + err).strip()[-1000:])
 
     def _ended(self, succeeded: bool, said: str) -> None:
         if succeeded:

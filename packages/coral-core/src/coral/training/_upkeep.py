@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from typing import Any
 
-from coral._process import coral_command
+from coral._process import start_coral
 from coral.errors import CoralError
 from coral.filesystem import LocalFileSystem
 from coral.repository import Repository
@@ -20,8 +19,6 @@ _log = logging.getLogger("coral")
 _FREE_AT = 1 << 20  # bytes pruned, below which freeing them waits for more
 _REPACK_AT = 16 << 20  # bytes saved, below which storing them as differences waits for more
 _BACKLOG = 16  # saves that may wait for the process, which others may leave no time, before they are seen to here
-_GROUP: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
-"""The process is ended with those that it starts; and an interrupt from the keyboard is the run's to handle."""
 _PATIENCE = 10.0  # seconds in which a process that was told to end has to
 
 
@@ -75,14 +72,7 @@ class Upkeep:
 
     def _start(self) -> None:
         try:
-            self._process = subprocess.Popen(
-                coral_command("repack", "--auto", str(self._repo.path)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                **_GROUP,
-            )
+            self._process = start_coral("repack", "--auto", str(self._repo.path))
         except (OSError, ValueError) as error:
             self._spawns = False
             _log.info("%s: no process can be had to repack in the background: %s", self._repo.path, error)

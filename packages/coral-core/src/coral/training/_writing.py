@@ -12,6 +12,7 @@ from coral.errors import RefExists
 from coral.repository import Repository
 from coral.store import needed
 from coral.training._config import CheckpointConfig
+from coral.training._memory import nbytes_of
 from coral.training._record import TrainingState
 from coral.training._source import Snapshot
 
@@ -49,7 +50,7 @@ class RunWriter:
         except Exception as error:  # said at once: at interpreter exit nobody may be left to collect it
             _log.error("%s: saving step %d failed: %s", self.experiment, record.step, error)
             raise
-        took, nbytes = time.monotonic() - begun, f"{self.repo.show(id).nbytes:,}"
+        took, nbytes = time.monotonic() - begun, f"{nbytes_of(snapshot):,}"
         _log.info(
             "%s: saved step %d (%s) as %s: %s bytes in %.2f s", self.experiment, record.step, why, id[:12], nbytes, took
         )

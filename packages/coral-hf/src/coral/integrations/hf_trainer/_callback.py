@@ -24,13 +24,16 @@ from coral import Commit
 from coral.errors import ConfigError, ReadOnly
 from coral.integrations.hf_trainer import _folders, _peft
 from coral.integrations.hf_trainer._events import is_final
-from coral.integrations.hf_trainer._refs import resolve, resumed_commit
+from coral.integrations.hf_trainer._refs import resumed_commit
 from coral.integrations.hf_trainer._run import Run, quietly
-from coral.integrations.hf_trainer._source import TrainerSource, is_sharded
+from coral.integrations.hf_trainer._source import TrainerSource
 from coral.integrations.pytorch import LoadReport
+from coral.integrations.pytorch._files import temporary
 from coral.integrations.pytorch._loading import load_weights
-from coral.integrations.pytorch._opening import RepositoryLike, opened
+from coral.integrations.pytorch._modules import is_sharded
+from coral.integrations.pytorch._opening import RepositoryLike, in_branch, opened
 from coral.integrations.pytorch._options import Options, config_of
+from coral.integrations.pytorch._ranks import on_main
 from coral.store import check_ref_name
 from coral.training import CheckpointConfig, CheckpointManager, TrainBegin
 
@@ -265,11 +268,11 @@ class CoralTrainerCallback(TrainerCallback):
         when the program ends. In a distributed run all processes call it, and get the path of the one that is written.
         ConfigError if the checkpoint was saved without `include_optimizer=True`.
         """
-        return _folders.on_main(partial(self._write_resume, ref, folder))
+        return on_main(partial(self._write_resume, ref, folder))
 
     def _write_resume(self, ref: str | None, folder: str | os.PathLike[str] | None) -> str:
         commit = self._commit(ref)
-        target = _folders.temporary(self.repository.path, self) if folder is None else Path(folder)
+        target = temporary(self.repository.path) if folder is None else Path(folder)
         _folders.write_resume(self.repository, commit, target)
         self._resumes = commit
         return str(target)
@@ -286,4 +289,4 @@ class CoralTrainerCallback(TrainerCallback):
         if self.manager is not None:
             quietly("finish what was being saved", self.manager.wait)
         branch = self.manager.branch if self.manager is not None else self.branch or self.repository.head
-        return self.repository.show(resolve(branch, ref))
+        return self.repository.show(in_branch(branch, ref))

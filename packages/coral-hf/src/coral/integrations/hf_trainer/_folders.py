@@ -6,18 +6,16 @@ import logging
 import os
 import shutil
 import tempfile
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors.torch import save_file as save_safetensors
 from torch import Tensor
 
 from coral import Commit, Repository, WeightTensor
-from coral.errors import ConfigError, CoralError, StorageError, storage_errors
+from coral.errors import ConfigError, StorageError, storage_errors
 from coral.integrations.hf_trainer._pretrained import unpack
 from coral.integrations.hf_trainer._random import rng_state
 from coral.integrations.pytorch._files import save_file
@@ -25,7 +23,7 @@ from coral.integrations.pytorch._state import decode
 from coral.integrations.pytorch._tensors import from_weight
 from coral.training import TrainingState
 
-__all__ = ["on_main", "temporary", "write_export", "write_resume"]
+__all__ = ["write_export", "write_resume"]
 
 _log = logging.getLogger("coral")
 
@@ -71,30 +69,6 @@ def write_export(repo: Repository, commit: Commit, folder: Path) -> Path:
     with _made(folder) as made:
         _write_model(repo, commit, state, made, leave=state.get("implied", ()))
     return folder
-
-
-def temporary(repository: Path, owner: object) -> Path:
-    """A new folder beside the repository, where there is room, which is removed with its owner or at the end."""
-    with storage_errors(f"making a folder beside {repository}"):
-        made = tempfile.mkdtemp(prefix=f"{repository.name}.resume-", dir=repository.resolve().parent)
-    weakref.finalize(owner, shutil.rmtree, made, ignore_errors=True)
-    return Path(made)
-
-
-def on_main(write: Callable[[], str]) -> str:
-    """What it returns, or raises, on the main process, on all of them: the others wait for it."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return write()
-    told: list[Any] = ["", None]
-    if dist.get_rank() == 0:
-        try:
-            told[0] = write()
-        except Exception as error:  # noqa: BLE001 - raised below, on all of them
-            told[1] = error if isinstance(error, CoralError) else RuntimeError(repr(error))
-    dist.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise told[1]
-    return str(told[0])
 
 
 def _state(repo: Repository, commit: Commit) -> Mapping[str, Any]:

@@ -12,20 +12,18 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 
-from coral import WeightTensor
 from coral.errors import UnsupportedValue
 from coral.integrations.hf_trainer import _peft
 from coral.integrations.hf_trainer._pretrained import config_writer, implied_names, packed, tokenizer_writer
 from coral.integrations.pytorch._buffers import TensorBuffers
-from coral.integrations.pytorch._modules import module_parts, tied_groups
+from coral.integrations.pytorch._modules import is_sharded, module_parts
 from coral.integrations.pytorch._optimizers import optimizer_state, scheduler_state
 from coral.integrations.pytorch._random import get_random_state
 from coral.integrations.pytorch._ranks import Ranks
-from coral.integrations.pytorch._state import Keep, encode
-from coral.integrations.pytorch._tensors import to_weight
+from coral.integrations.pytorch._state import Keep, encode, keep_all, viewed
 from coral.training import CheckpointConfig, Snapshot
 
-__all__ = ["TrainerSource", "is_sharded"]
+__all__ = ["TrainerSource"]
 
 
 class TrainerSource:
@@ -77,12 +75,9 @@ class TrainerSource:
         """The run as it is now: in buffers that the next capture uses again; without `copy` partly its own memory."""
         randoms = self.ranks.gather() if self.needs_all else []
         self._buffers.begin()
-        keep = self._buffers.copy if copy else _view
+        keep = self._buffers.copy if copy else viewed
         tensors, lost = self._tensors()
-        tied = tied_groups(tensors)
-        twins = {other: first for first, *others in tied for other in others}
-        weights = {name: keep(name, tensor) for name, tensor in tensors.items() if name not in twins}
-        weights.update({name: weights[first] for name, first in twins.items()})
+        weights, tied = keep_all(tensors, keep)
         state: dict[str, Any] = {"files": self._files, "implied": implied_names(self.model, tied)}
         metadata: dict[str, Any] = {}
         if _peft.is_peft(self.model):
@@ -188,13 +183,6 @@ class TrainerSource:
         self._before_batches = None
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether parameters of the model are in parts on several processes (FSDP, ZeRO-3, tensor parallel)."""
-    return any(hasattr(each, "placements") or hasattr(each, "ds_id") for each in model.parameters()) or any(
-        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
-    )
-
-
 def _fingerprint() -> object:
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002, the global one is in use
     assert isinstance(numpy, dict)
@@ -204,7 +192,3 @@ def _fingerprint() -> object:
         numpy["state"]["key"].tobytes(),
         torch.get_rng_state().numpy().tobytes(),
     )
-
-
-def _view(path: str, tensor: Tensor) -> WeightTensor:
-    return to_weight(tensor, path, copy=False)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from coral import DeltaConfig, WeightTensor
-from coral.delta import carrier, choose, similarity, spans
+from coral.delta import similarity
+from coral.integrations.huggingface._deltas import chosen
 
 __all__ = ["Comparison", "compare"]
 
@@ -49,7 +50,7 @@ def compare(a: Mapping[str, WeightTensor], b: Mapping[str, WeightTensor], config
         if like is not None:
             similarities[name] = similarity(like.data, tensor.data, tensor.dtype)
             similar += similarities[name] >= config.similarity_threshold
-        needed += tensor.nbytes * (1.0 if tensor.nbytes < config.min_size else _ratio(tensor, like, config))
+        needed += tensor.nbytes * (1.0 if tensor.nbytes < config.min_size else chosen(tensor, like, config).ratio)
     return Comparison(
         identical_weights=identical,
         similar_weights=similar,
@@ -62,10 +63,3 @@ def compare(a: Mapping[str, WeightTensor], b: Mapping[str, WeightTensor], config
         weight_similarities=similarities,
         potential_savings_percent=100 * (1 - needed / total) if total else 0.0,
     )
-
-
-def _ratio(tensor: WeightTensor, base: WeightTensor | None, config: DeltaConfig) -> float:
-    """The part of its bytes that a tensor is likely to take as a difference."""
-    bits = carrier(tensor.dtype)
-    mine, theirs = tensor.bytes().view(bits), None if base is None else base.bytes().view(bits)
-    return choose([(mine[at], None if theirs is None else theirs[at]) for at in spans(mine.size)], config).ratio

@@ -9,21 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from coral import DeltaConfig, WeightTensor
-from coral._digest import BLOCK, Bytes, fold, pool, sha256
-from coral.delta import BLOCK_ELEMENTS, Codec, carrier, choose, similarity, spans
+from coral._digest import BLOCK, Bytes, fold, pool
+from coral.delta import BLOCK_ELEMENTS, Choice, Codec, carrier, choose, similarity, spans
 from coral.errors import CorruptObject, MissingExtra
 from coral.filesystem import LocalFileSystem, ReadFile
 from coral.store import Operation, Store, Stored
 from coral.store._chain import encoded, verify_tensors
 from coral.store._pack import RAW, Directory, Entry, PackWriter, directory_of
 
-__all__ = ["admit", "most_similar", "write_delta_pack"]
+__all__ = ["admit", "chosen", "write_delta_pack"]
 
 
 def write_delta_pack(
-    path: Path, weights: Mapping[str, WeightTensor], base: Mapping[str, WeightTensor], config: DeltaConfig
+    path: Path,
+    weights: Mapping[str, WeightTensor],
+    digests: Mapping[str, bytes],
+    base: Mapping[str, WeightTensor],
+    config: DeltaConfig,
 ) -> tuple[str, dict[str, str | None]]:
-    """Write what becomes shorter of `weights`, and is not in `base`, as a pack.
+    """Write what becomes shorter of `weights`, whose blocks have these SHA-256, and is not in `base`, as a pack.
 
     Returns its name and, for each tensor in it, the id of the one that it is a difference from. The dict is empty
     where nothing becomes shorter.
@@ -37,10 +41,10 @@ def write_delta_pack(
             if tensor.id in there or tensor.id in written or tensor.nbytes < config.min_size:
                 continue
             other = _base_of(name, tensor, base, config)
-            codec = _choose(tensor, other, config)
+            codec = chosen(tensor, other, config).codec
             if codec.code != RAW:
                 of = other if codec.needs_base else None
-                _write(writer, tensor, of, codec)
+                _write(writer, tensor, digests[name], of, codec)
                 written[tensor.id] = of.id if of else None
         directory = writer.finish()
     finally:
@@ -54,12 +58,7 @@ def _base_of(
     named = base.get(name)
     if named is not None and (named.dtype, named.shape) == (tensor.dtype, tensor.shape):
         return named
-    return most_similar(tensor, base, config.similarity_threshold)
-
-
-def most_similar(tensor: WeightTensor, base: Mapping[str, WeightTensor], threshold: float) -> WeightTensor | None:
-    """The tensor of `base`, of the same dtype and shape, that is most like it, if it is like it enough."""
-    best, found = threshold, None
+    best, found = config.similarity_threshold, None
     for other in base.values():
         if (other.dtype, other.shape) == (tensor.dtype, tensor.shape):
             alike = similarity(tensor.data, other.data, tensor.dtype)
@@ -68,13 +67,14 @@ def most_similar(tensor: WeightTensor, base: Mapping[str, WeightTensor], thresho
     return found
 
 
-def _choose(tensor: WeightTensor, other: WeightTensor | None, config: DeltaConfig) -> Codec:
+def chosen(tensor: WeightTensor, other: WeightTensor | None, config: DeltaConfig) -> Choice:
+    """How a tensor is best encoded as a difference from another one, or alone, and about how short that makes it."""
     bits = carrier(tensor.dtype)
     mine, theirs = tensor.bytes().view(bits), None if other is None else other.bytes().view(bits)
-    return choose([(mine[at], None if theirs is None else theirs[at]) for at in spans(mine.size)], config).codec
+    return choose([(mine[at], None if theirs is None else theirs[at]) for at in spans(mine.size)], config)
 
 
-def _write(writer: PackWriter, tensor: WeightTensor, other: WeightTensor | None, codec: Codec) -> None:
+def _write(writer: PackWriter, tensor: WeightTensor, digests: bytes, other: WeightTensor | None, codec: Codec) -> None:
     bits, raw = carrier(tensor.dtype), tensor.bytes()
     mine, theirs = raw.view(bits), None if other is None else other.bytes().view(bits)
 
@@ -82,7 +82,6 @@ def _write(writer: PackWriter, tensor: WeightTensor, other: WeightTensor | None,
         part = slice(at, at + BLOCK_ELEMENTS)
         return codec.encode(mine[part], None if theirs is None else theirs[part]), fold(mine[part].view(np.uint8))
 
-    digests = b"".join(pool().map(sha256, (raw[at : at + BLOCK] for at in range(0, raw.size, BLOCK))))
     base, shape = other.id if other else None, tensor.shape
     entry = Entry(tensor.id, "tensor", codec.code, codec.params, base, tensor.dtype, shape, 0, 0, raw.size, digests, [])
     writer.add_stored(entry, encoded(pool().map(block, range(0, mine.size, BLOCK_ELEMENTS))))

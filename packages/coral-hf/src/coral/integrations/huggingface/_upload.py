@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from coral import DeltaConfig, WeightTensor
-from coral._digest import BLOCK, pool, sha256
+from coral._digest import digests
 from coral.integrations.huggingface._deltas import write_delta_pack
 from coral.integrations.huggingface._safetensors import Place, write_file
 from coral.integrations.huggingface._sidecar import NAME, Claimed, Delta, Sidecar
@@ -43,22 +43,20 @@ def write_model(
     folder: Path, weights: Mapping[str, WeightTensor], base: Base | None, config: DeltaConfig, *, shard_size: int
 ) -> Written:
     """Write all files of a model but its card; a weight file has `shard_size` bytes at most, or one tensor."""
-    done, digests, claims = Written(), dict[str, str](), dict[str, Claimed]()
+    done, hashes, claims = Written(), dict[str, str](), dict[str, Claimed]()
     shards = _shards(weights, shard_size)
     for number, names in enumerate(shards, 1):
         one = len(shards) == 1
         path = "model.safetensors" if one else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
 
         def seen(name: str, tensor: WeightTensor, place: Place, path: str = path) -> None:
-            raw = tensor.bytes()
-            blocks = b"".join(pool().map(sha256, (raw[at : at + BLOCK] for at in range(0, raw.size, BLOCK))))
-            claims[name] = Claimed(path, place, tensor.id, blocks)
+            claims[name] = Claimed(path, place, tensor.id, digests(tensor.bytes()))
 
         write_file(folder / path, ((name, weights[name]) for name in names), seen)
         with (folder / path).open("rb") as file:
-            digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
-        done.tensors[digests[path]] = names
-    done.files += digests
+            hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        done.tensors[hashes[path]] = names
+    done.files += hashes
     if len(shards) > 1:
         of_file = {name: claimed.file for name, claimed in claims.items()}
         total = sum(tensor.nbytes for tensor in weights.values())
@@ -66,11 +64,12 @@ def write_model(
         done.files.append(INDEX)
     delta = None
     if base is not None:
-        pack, tensors = write_delta_pack(folder / PACK, weights, base.weights, config)
+        of_blocks = {name: claimed.digests for name, claimed in claims.items()}
+        pack, tensors = write_delta_pack(folder / PACK, weights, of_blocks, base.weights, config)
         if tensors:
             delta = Delta(PACK, pack, base.repo_id, base.revision, tensors)
             done.files.append(PACK)
-    (folder / NAME).write_bytes(Sidecar(digests, claims, delta).to_json())
+    (folder / NAME).write_bytes(Sidecar(hashes, claims, delta).to_json())
     done.files.append(NAME)
     return done
 

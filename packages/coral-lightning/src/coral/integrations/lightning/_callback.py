@@ -23,14 +23,16 @@ from coral.integrations.lightning import _resume_file
 from coral.integrations.lightning._checkpoint_io import CoralCheckpointIO, with_loaders
 from coral.integrations.lightning._checkpoints import Origin, origin_of
 from coral.integrations.lightning._hosts import Callback
-from coral.integrations.lightning._links import in_branch
 from coral.integrations.lightning._position import put_back
 from coral.integrations.lightning._run import Run
 from coral.integrations.lightning._source import TrainerSource
 from coral.integrations.pytorch import LoadReport
+from coral.integrations.pytorch._files import temporary
 from coral.integrations.pytorch._loading import load_weights
+from coral.integrations.pytorch._opening import in_branch
 from coral.integrations.pytorch._options import Options, config_of
 from coral.integrations.pytorch._random import set_random_state
+from coral.integrations.pytorch._ranks import on_main
 from coral.integrations.pytorch._state import decode
 from coral.store import check_ref_name
 from coral.training import CheckpointConfig, CheckpointManager
@@ -301,12 +303,10 @@ class CoralCallback(Callback):
 
         def write() -> str:
             repo, commit = self._found(ref)
-            made = (
-                Path(path) if path is not None else _resume_file.temporary(self.repo_path, f"step-{commit.step}.ckpt")
-            )
+            made = Path(path) if path is not None else temporary(self.repo_path) / f"step-{commit.step}.ckpt"
             return _resume_file.write(repo, commit, made)
 
-        return _resume_file.on_main(write)
+        return on_main(write)
 
     def _found(self, ref: str | None) -> tuple[Repository, Commit]:
         if self._manager is not None:

@@ -13,8 +13,7 @@ from coral import Repository
 from coral.integrations.lightning._checkpoints import OURS, encoded, origin_of, read
 from coral.integrations.lightning._hosts import CheckpointIO
 from coral.integrations.lightning._links import is_link, parse
-from coral.integrations.pytorch._state import decode, encode
-from coral.integrations.pytorch._tensors import to_weight
+from coral.integrations.pytorch._state import decode, encode, keep_all, viewed
 
 __all__ = ["CoralCheckpointIO"]
 
@@ -42,16 +41,16 @@ class CoralCheckpointIO(CheckpointIO):
         repo = Repository(link.path, init=True)
         tensors = {name: each for name, each in checkpoint["state_dict"].items() if isinstance(each, Tensor)}
         extra = {name: each for name, each in checkpoint["state_dict"].items() if name not in tensors}
-        loop, left = encoded({name: each for name, each in checkpoint.items() if name != OURS}, _view)
+        loop, left = encoded({name: each for name, each in checkpoint.items() if name != OURS}, viewed)
         why = ["a trainer's own checkpoint has no states of random generators"]
         why += [f"what is not saved: {', '.join(left)}"] if left else []
         repo.commit(
-            {name: _view(name, tensor) for name, tensor in tensors.items()},
+            keep_all(tensors, viewed)[0],
             f"save_checkpoint: step {checkpoint['global_step']}",
             branch=repo.head if link.ref == "HEAD" else link.ref,
             state={
                 "lightning": loop,
-                "extra": encode(extra, "extra state", _view),
+                "extra": encode(extra, "extra state", viewed),
                 "within_epoch": _within_epoch(checkpoint),
             },
             training={
@@ -101,7 +100,3 @@ def with_loaders(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def _within_epoch(checkpoint: Mapping[str, Any]) -> bool:
     progress = checkpoint["loops"]["fit_loop"].get("epoch_progress", {}).get("current", {})
     return bool(progress.get("processed", 0) < progress.get("started", 0))
-
-
-def _view(path: str, tensor: Tensor) -> Any:
-    return to_weight(tensor, path, copy=False)

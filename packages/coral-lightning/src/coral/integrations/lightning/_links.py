@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from coral.errors import ConfigError
 
-__all__ = ["Link", "in_branch", "is_link", "parse"]
+__all__ = ["Link", "is_link", "parse"]
 
 SCHEME = "coral://"
-
-_IN_BRANCH = re.compile(r"(best|last|step:\d+)(?![\w@/.-])")
 
 
 class Link(NamedTuple):
@@ -49,10 +46,3 @@ def _link(link: object, path: str, ref: str) -> Link:
     if not path or not ref:
         raise ConfigError(f"{link} is no checkpoint: write coral://path@ref, as in coral://./weights@experiment@best")
     return Link(Path(path), ref)
-
-
-def in_branch(branch: str, ref: str | None) -> str:
-    """The ref within a branch: its newest commit without one; `best`, `last` and `step:500` are those of the branch."""
-    if ref is None:
-        return f"refs/heads/{branch}"  # and not a tag of the same name
-    return f"{branch}@{ref}" if _IN_BRANCH.match(ref) else ref

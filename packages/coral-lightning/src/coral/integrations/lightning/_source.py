@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from coral import WeightTensor
 from coral.errors import UnsupportedValue
 from coral.integrations.lightning._checkpoints import dump, dump_alone, dump_weights, encoded
 from coral.integrations.lightning._position import Position, position, settled
 from coral.integrations.pytorch._buffers import TensorBuffers
-from coral.integrations.pytorch._modules import tied_groups
+from coral.integrations.pytorch._modules import is_sharded
 from coral.integrations.pytorch._ranks import Ranks
-from coral.integrations.pytorch._state import Keep, encode
-from coral.integrations.pytorch._tensors import check, to_weight
+from coral.integrations.pytorch._state import Keep, encode, keep_all, viewed
+from coral.integrations.pytorch._tensors import check
 from coral.training import CheckpointConfig, Snapshot
 
 __all__ = ["TrainerSource"]
@@ -36,7 +35,7 @@ class TrainerSource:
         self._trainer = trainer
         self._complete = complete
         self._random = config.save_random_state
-        self._sharded = _is_sharded(trainer.lightning_module)
+        self._sharded = is_sharded(trainer.lightning_module)
         self._position: Position | None = None
         self._dumped: dict[str, Any] = {}
         self._buffers = TensorBuffers()
@@ -66,15 +65,12 @@ class TrainerSource:
         given = self.ranks.gather() if self._needs_all and not self.interrupted else [self._give()]
         dumped, self._dumped = self._dumped, {}
         self._buffers.begin()
-        keep = self._buffers.copy if copy else _view
+        keep = self._buffers.copy if copy else viewed
         tensors = {name: each for name, each in dumped["state_dict"].items() if isinstance(each, Tensor)}
         extra = {name: each for name, each in dumped["state_dict"].items() if name not in tensors}
         for name, tensor in tensors.items():
             check(tensor, name)
-        tied = tied_groups(tensors)
-        twins = {other: first for first, *others in tied for other in others}
-        weights = {name: keep(name, tensor) for name, tensor in tensors.items() if name not in twins}
-        weights.update({name: weights[first] for name, first in twins.items()})
+        weights, tied = keep_all(tensors, keep)
         state: dict[str, Any] = {"extra": encode(extra, "extra state", keep), "tied": tied}
         why = self._why_inexact()
         if self._complete:
@@ -148,14 +144,3 @@ def _sums_in_another_order(trainer: Any) -> bool:
     """
     model = trainer.model
     return isinstance(model, DistributedDataParallel) and trainer.world_size > 2 and not model.find_unused_parameters
-
-
-def _is_sharded(module: nn.Module) -> bool:
-    """Whether parameters of the module are in parts on several processes (FSDP, ZeRO-3, tensor parallel)."""
-    return any(hasattr(each, "placements") or hasattr(each, "ds_id") for each in module.parameters()) or any(
-        type(each).__name__ == "FullyShardedDataParallel" for each in module.modules()
-    )
-
-
-def _view(path: str, tensor: Tensor) -> WeightTensor:
-    return to_weight(tensor, path, copy=False)

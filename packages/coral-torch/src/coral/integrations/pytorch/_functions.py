@@ -14,10 +14,10 @@ from coral.errors import ConfigError, UnknownRef
 from coral.integrations.pytorch._fitting import LoadReport
 from coral.integrations.pytorch._loading import Device, load_into_model, load_weights
 from coral.integrations.pytorch._matching import KeyMap
-from coral.integrations.pytorch._modules import module_parts, tied_groups
+from coral.integrations.pytorch._modules import module_parts
 from coral.integrations.pytorch._opening import RepositoryLike, opened
 from coral.integrations.pytorch._remotes import pull, push
-from coral.integrations.pytorch._tensors import to_weight
+from coral.integrations.pytorch._state import keep_all, viewed
 from coral.state import StateValue
 
 __all__ = [
@@ -179,10 +179,7 @@ def _views(model: nn.Module) -> dict[str, WeightTensor]:
     parts = module_parts(model)
     if parts.extra:
         warnings.warn(f"extra state that is no tensor is left out: {', '.join(parts.extra)}", stacklevel=3)
-    weights = {name: to_weight(tensor, name, copy=False) for name, tensor in parts.tensors.items()}
-    for first, *others in tied_groups(parts.tensors):
-        weights.update(dict.fromkeys(others, weights[first]))  # compared and written once
-    return weights
+    return keep_all(parts.tensors, viewed)[0]
 
 
 def _ref(commit_ref: str | None, branch: str | None) -> str:

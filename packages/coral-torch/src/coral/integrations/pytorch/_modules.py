@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coral.integrations.pytorch._tensors import check
 
-__all__ = ["Parts", "module_parts", "tied_groups", "unwrapped"]
+__all__ = ["Parts", "is_sharded", "module_parts", "tied_groups", "unwrapped"]
 
 
 class Parts(NamedTuple):
@@ -28,6 +28,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
             module = inner
         else:
             return module
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether parameters of the module are in parts on several processes (FSDP, ZeRO-3, tensor parallel)."""
+    return any(hasattr(each, "placements") or hasattr(each, "ds_id") for each in module.parameters()) or any(
+        type(each).__name__ == "FullyShardedDataParallel" for each in module.modules()
+    )
 
 
 def module_parts(module: nn.Module, *, meta: bool = False) -> Parts:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-__all__ = ["Ranks"]
+from coral.errors import CoralError
+
+__all__ = ["Ranks", "on_main"]
 
 _GO_ON, _STOP, _GIVE = range(3)
 
@@ -80,3 +82,19 @@ class Ranks:
         message = torch.tensor([word], device=self._device)
         dist.broadcast(message, src=0)
         return int(message.item())
+
+
+def on_main(work: Callable[[], str]) -> str:
+    """What it returns, or raises, on the main process, on all of them: the others wait for it."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return work()
+    told: list[Any] = ["", None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = work()
+        except Exception as error:  # noqa: BLE001 - raised below, on all of them
+            told[1] = error if isinstance(error, CoralError) else RuntimeError(repr(error))
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    return str(told[0])

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from coral import WeightTensor
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._loading import load_weights
 from coral.integrations.pytorch._metrics import MeanMetrics
@@ -32,8 +31,7 @@ from coral.integrations.pytorch._random import (
     set_random_state,
 )
 from coral.integrations.pytorch._schedule import Schedule
-from coral.integrations.pytorch._state import Keep, decode, encode
-from coral.integrations.pytorch._tensors import to_weight
+from coral.integrations.pytorch._state import Keep, decode, encode, keep_all, viewed
 from coral.training import CheckpointConfig, Snapshot
 
 __all__ = ["Progress", "TrainingSource"]
@@ -82,12 +80,9 @@ class TrainingSource:
     def capture(self, *, copy: bool = True) -> Snapshot:
         """The run as it is now: in buffers that the next capture uses again; without `copy` partly its own memory."""
         self._buffers.begin()
-        keep = self._buffers.copy if copy else _view
+        keep = self._buffers.copy if copy else viewed
         parts = module_parts(self.model)
-        tied = tied_groups(parts.tensors)
-        twins = {other: first for first, *others in tied for other in others}
-        weights = {name: keep(name, tensor) for name, tensor in parts.tensors.items() if name not in twins}
-        weights.update({name: weights[first] for name, first in twins.items()})
+        weights, tied = keep_all(parts.tensors, keep)
         state = {
             "progress": asdict(self.progress),
             "means": encode(self.means.state_dict(), "means", keep),
@@ -240,10 +235,6 @@ class TrainingSource:
 
     def _on_update(self, *_: object) -> None:
         self.moved = True
-
-
-def _view(path: str, tensor: Tensor) -> WeightTensor:
-    return to_weight(tensor, path, copy=False)
 
 
 def _state_of(name: str, thing: Generator | Stateful, keep: Keep) -> Any:

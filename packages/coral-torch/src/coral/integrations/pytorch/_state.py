@@ -10,9 +10,10 @@ from torch import Tensor
 
 from coral import WeightTensor
 from coral.errors import UnsupportedValue
+from coral.integrations.pytorch._modules import tied_groups
 from coral.integrations.pytorch._tensors import from_weight, to_weight
 
-__all__ = ["Keep", "decode", "encode", "fresh"]
+__all__ = ["Keep", "decode", "encode", "fresh", "keep_all", "viewed"]
 
 Keep = Callable[[str, Tensor], WeightTensor]
 """What makes of a tensor, and the path where it stands, the WeightTensor that is stored."""
@@ -21,6 +22,19 @@ Keep = Callable[[str, Tensor], WeightTensor]
 def fresh(path: str, tensor: Tensor) -> WeightTensor:
     """Keep a tensor as a copy in new memory."""
     return to_weight(tensor, path)
+
+
+def viewed(path: str, tensor: Tensor) -> WeightTensor:
+    """Keep a tensor in its own memory, where that will do."""
+    return to_weight(tensor, path, copy=False)
+
+
+def keep_all(tensors: Mapping[str, Tensor], keep: Keep) -> tuple[dict[str, WeightTensor], list[list[str]]]:
+    """Keep a model's tensors by name, tied ones once; and which are tied."""
+    tied = tied_groups(tensors)
+    twins = {other: first for first, *others in tied for other in others}
+    kept = {name: keep(name, tensor) for name, tensor in tensors.items() if name not in twins}
+    return kept | {name: kept[first] for name, first in twins.items()}, tied
 
 
 def encode(value: Any, path: str, keep: Keep) -> Any:
