@@ -10,6 +10,6 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 def test_all_of_the_hub_is_sorted_and_complete() -> None:
-    names = ["Comparison", "CoralHubClient", "DownloadStats", "ModelInfo", "load_pretrained_efficient"]
+    names = ["Comparison", "CoralHubClient", "DownloadStats", "HubRemote", "ModelInfo", "load_pretrained_efficient"]
     assert huggingface.__all__ == sorted(huggingface.__all__) == names
     assert all(hasattr(huggingface, name) for name in names)

@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 LARGE = (".safetensors", ".pack", ".bin")
+PAGE = 7
+"""Files in one answer of a listing; the Hub gives 1,000."""
 
 
 @dataclass
@@ -39,9 +41,11 @@ class Model:
 
 
 class Hub:
-    """The server. `sent` counts the bytes of files it sent, `requests` lists (method, path, range) of those for files.
+    """The server. `sent` counts the bytes of files it sent, `requests` lists (method, path, range) of those for files;
+    `calls` lists (method, path) of all requests, `received` and `answered` count the bytes of all their bodies.
 
-    `fault`, if one is set, is asked before each answer to a request for a file: it may return a status to answer with,
+    `refuse` may give a status to answer a path with. `fault`, if one is set, is asked before each answer to a request
+    for a file: it may return a status to answer with,
     "cut" (half of what was asked for comes), "whole" (ranges are ignored) or "wrong" (a bit is flipped).
     """
 
@@ -53,7 +57,12 @@ class Hub:
         self.tokens: set[str | None] = set()
         self.fault: Callable[[str], int | str | None] = lambda path: None
         self.api_status = 0
+        self.refuse: Callable[[str], int | None] = lambda path: None
         self.retry_after = "0"
+        self.calls: list[tuple[str, str]] = []
+        self.received = 0
+        self.answered = 0
+        self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -87,6 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+            self.hub.answered += len(data)
 
     def _refuse(self, status: int, code: str) -> None:
         self._answer(status, {"error": code}, X_Error_Code=code, X_Error_Message=code, Retry_After=self.hub.retry_after)
@@ -106,12 +116,16 @@ class _Handler(BaseHTTPRequestHandler):
         url = urllib.parse.urlparse(self.path)
         path = urllib.parse.unquote(url.path)
         self.hub.tokens.add(self.headers.get("Authorization"))
+        self.hub.calls.append((self.command, path))
+        self.hub.received += len(body)
+        self._query = dict(urllib.parse.parse_qsl(url.query))
         repo = r"((?:[^/]+/)?[^/]+)"
         routes: list[tuple[str, str, Callable[..., None]]] = [
             ("POST", r"/api/repos/create", self._create),
             ("POST", r"/api/validate-yaml", lambda: self._answer(200, {"errors": [], "warnings": []})),
             ("PUT", r"/large/(\w+)", self._put_large),
             ("GET", rf"/api/models/{repo}/revision/(.+)", self._info),
+            ("GET", rf"/api/models/{repo}/tree/([^/]+)(?:/(.+))?", self._tree),
             ("POST", rf"/api/models/{repo}/preupload/(.+)", self._preupload),
             ("POST", rf"/api/models/{repo}/commit/(.+)", self._commit),
             ("POST", rf"/{repo}\.git/info/lfs/objects/batch", self._batch),
@@ -122,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._given = body
         if self.hub.api_status and path.startswith("/api/"):
             return self._refuse(self.hub.api_status, "")
+        if status := self.hub.refuse(path):
+            return self._refuse(status, "")
         for method, pattern, serve in routes:
             match = re.fullmatch(pattern, path)
             if match and method == self.command:
@@ -145,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             return self._refuse(404, "RevisionNotFound")
         sha, files = found
+        if "expand" in self._query:
+            return self._answer(200, {"_id": "1", "id": repo_id, "sha": sha})
         siblings = []
         for name, data in files.items():
             entry: dict[str, Any] = {"rfilename": name, "size": len(data)}
@@ -156,6 +174,34 @@ class _Handler(BaseHTTPRequestHandler):
         card = re.findall(r"^base_model: (\S+)$", files.get("README.md", b"").decode(), re.MULTILINE)
         answer = {"_id": "1", "id": repo_id, "sha": sha, "siblings": siblings, "tags": [], "private": model.private}
         return self._answer(200, {**answer, "cardData": {"base_model": card[0]} if card else {}})
+
+    def _tree(self, repo_id: str, revision: str, folder: str | None) -> None:
+        """Files, and folders, a page at a time: the link to the next one is in a header."""
+        model = self._model(repo_id)
+        if model is None:
+            return None
+        found = model.at(revision)
+        if found is None:
+            return self._refuse(404, "RevisionNotFound")
+        begin = f"{folder}/" if folder else ""
+        below = sorted(name for name in found[1] if name.startswith(begin))
+        if folder and not below:
+            return self._refuse(404, "EntryNotFound")
+        entries: dict[str, dict[str, Any]] = {}
+        for name in below:
+            inner, deeper, _ = name.removeprefix(begin).partition("/")
+            if deeper:
+                entries[begin + inner] = {"type": "directory", "path": begin + inner, "oid": "0" * 40, "size": 0}
+            if not deeper or self._query.get("recursive", "").lower() == "true":
+                size = len(found[1][name])
+                entries[name] = {"type": "file", "path": name, "oid": "0" * 40, "size": size}
+        page = int(self._query.get("cursor", 0))
+        shown = list(entries.values())[page * PAGE : (page + 1) * PAGE]
+        if len(entries) <= (page + 1) * PAGE:
+            return self._answer(200, shown)
+        query = urllib.parse.urlencode({**self._query, "cursor": page + 1})
+        path = urllib.parse.urlparse(self.path).path
+        return self._answer(200, shown, Link=f'<http://{self.headers["Host"]}{path}?{query}>; rel="next"')
 
     def _create(self) -> None:
         asked = json.loads(self._given)
@@ -179,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         for asked in json.loads(self._given)["objects"]:
             entry: dict[str, Any] = {"oid": asked["oid"], "size": asked["size"]}
             if asked["oid"] not in self.hub.large:
-                entry["actions"] = {"upload": {"href": f"{self.hub.url}/large/{asked['oid']}"}}
+                entry["actions"] = {"upload": {"href": f"http://{self.headers['Host']}/large/{asked['oid']}"}}
             objects.append(entry)
         self._answer(200, {"transfer": "basic", "objects": objects})
 
@@ -190,7 +236,13 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200)
 
     def _commit(self, repo_id: str, revision: str) -> None:
-        model = self.hub.models[repo_id]
+        model = self._model(repo_id)
+        if model is None:
+            return None
+        with self.hub.lock:
+            return self._commit_to(model, repo_id)
+
+    def _commit_to(self, model: Model, repo_id: str) -> None:
         head, files = model.commits[-1]
         files = dict(files)
         for line in self._given.decode().splitlines():
@@ -200,8 +252,12 @@ class _Handler(BaseHTTPRequestHandler):
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
+                if value["oid"] not in self.hub.large:
+                    return self._refuse(422, "LfsFileNotFound")
                 files[value["path"]] = self.hub.large[value["oid"]]
             elif key == "deletedFile":
+                if value["path"] not in files:
+                    return self._refuse(404, "EntryNotFound")
                 del files[value["path"]]
         sha = model.commit(files)
         return self._answer(
@@ -226,6 +282,9 @@ class _Handler(BaseHTTPRequestHandler):
         status = 200
         if asked and fault != "whole":
             first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups())  # type: ignore[union-attr]
+            if first >= len(data):
+                return self._answer(416, b"", Content_Range=f"bytes */{len(data)}")
+            last = min(last, len(data) - 1)
             headers["Content_Range"], status = f"bytes {first}-{last}/{len(data)}", 206
             data = data[first : last + 1]
         if fault == "wrong":

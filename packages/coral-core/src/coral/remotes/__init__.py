@@ -6,6 +6,7 @@ URL's scheme, and `coral.testing.RemoteTests` to prove it.
 
 from coral.remotes._due import DuePush, add_due, dues, remove_due
 from coral.remotes._fetch import Fetched
+from coral.remotes._newest import Newest
 from coral.remotes._opening import open_remote
 from coral.remotes._push import Pushed
 from coral.remotes._records import RemoteRecord, is_url
@@ -14,6 +15,7 @@ from coral.remotes._remote import Remote, RemoteFile, check_remote_name
 __all__ = [
     "DuePush",
     "Fetched",
+    "Newest",
     "Pushed",
     "Remote",
     "RemoteFile",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from coral.errors import RemoteUnreachable
+from coral.remotes._newest import Newest
 from coral.remotes._remote import Remote, RemoteFile
 
 __all__ = ["PatientRemote"]
@@ -30,6 +31,7 @@ class PatientRemote(Remote):
         self._inner = inner
         self.url = inner.url
         self.shared = inner.shared
+        self.shows = inner.shows
 
     def put(self, name: str, data: memoryview) -> bool:
         return self._again(lambda: self._inner.put(name, data))
@@ -61,6 +63,9 @@ class PatientRemote(Remote):
 
     def flush(self) -> None:
         self._again(self._inner.flush)
+
+    def show(self, newest: Newest) -> None:
+        self._again(lambda: self._inner.show(newest))
 
     def _again(self, ask: Callable[[], _T]) -> _T:
         for pause in _PAUSES:

@@ -1,7 +1,7 @@
 """push: bring a branch to the other side, with all that it leads to and that is not there.
 
 1. an intent over there names what is relied upon; what of that is gone since is sent as well
-2. packs, then notes; nobody over there looks at either yet
+2. packs, then notes; nobody over there looks at either yet; the newest weights, where the remote shows them
 3. the branch moves, by compare-and-swap, if it still is where a fast-forward can begin; tags after it
 """
 
@@ -20,6 +20,7 @@ from coral.errors import Conflict, CoralError, CorruptObject, Diverged, MissingO
 from coral.maintenance import Collector, Progress
 from coral.objects import Commit
 from coral.remotes._graph import Graph, Parts
+from coral.remotes._newest import Newest
 from coral.remotes._notes import FoundNote, note_paths, read_note
 from coral.remotes._sending import plan_sending
 from coral.remotes._side import THREADS, Side
@@ -102,7 +103,10 @@ def push(
     work = _Work(ours, side, branch, tip, prune, Graph.of(ours), done)
     with side.fs.listed("refs"):
         before = side.ref(_refs.folder_of("heads", branch))
-        theirs = {entry.value for kind in ("heads", "tags") for entry in side.tips(kind).values() if entry.value}
+        heads, tagged = side.tips("heads"), side.tips("tags")
+        head = side.ref(_refs.HEAD) if side.fs.remote.shows else None
+    theirs = {entry.value for entry in (*heads.values(), *tagged.values()) if entry.value}
+    shown = head.value == f"refs/heads/{branch}" if head else branch == "main" or "main" not in heads
     work.history = work.graph.ancestors([tip])
     work.mine = {commit.id for commit in work.history}
     _check(work, before)
@@ -113,6 +117,8 @@ def push(
         with intent(ours.fs, "push", [tip]):
             _send(work, operation, progress)
             _send_notes(work)
+            if shown:
+                _show(work, before)
         entry = _move_branch(work, before)
         done.tags, done.refused_tags = _send_tags(side, {n: e for n, e in tags.items() if e.value in work.mine})
         side.fs.remote.flush()
@@ -270,6 +276,14 @@ def _send_notes(work: _Work) -> None:
             work.done.notes += 1
 
 
+def _show(work: _Work, before: _refs.RefEntry | None) -> None:
+    """Have the remote show the newest weights as soon as the branch has moved."""
+    if before is not None and before.value == work.tip:
+        return
+    if work.side.fs.remote.shows and work.tip not in work.pruned | work.absent:
+        work.side.fs.remote.show(Newest(work.branch, work.graph.commit(work.tip), work.ours))
+
+
 def _move_branch(work: _Work, before: _refs.RefEntry | None) -> _refs.RefEntry:
     folder = _refs.folder_of("heads", work.branch)
     fs = work.side.fs
@@ -313,5 +327,14 @@ def _send_tags(side: Side, tags: Mapping[str, _refs.RefEntry]) -> tuple[tuple[st
 def _prune(work: _Work) -> None:
     """Free over there what is pruned here."""
     copies = work.side.inventory.copies
-    if any(commit.tree in copies for commit in work.history if commit.id in work.pruned):
-        work.done.bytes_freed = Collector(work.side.store).collect(0.0).bytes_freed
+    if not any(commit.tree in copies for commit in work.history if commit.id in work.pruned):
+        return
+    for _ in range(_TRIES):
+        freed = Collector(work.side.store).collect(0.0).bytes_freed
+        try:
+            work.side.fs.remote.flush()
+        except Conflict:
+            continue
+        work.done.bytes_freed = freed
+        return
+    raise Conflict(f"{work.side.url} is being written to over and over: what is pruned stays there until the next push")

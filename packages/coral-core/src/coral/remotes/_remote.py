@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from coral.errors import CorruptObject, UnsafeInput
+from coral.remotes._newest import Newest
 
 __all__ = ["Remote", "RemoteFile", "check_remote_name"]
 
@@ -39,6 +40,9 @@ class Remote(ABC):
 
     shared: bool = True
     """Whether processes of other machines may write to it, too."""
+
+    shows: bool = False
+    """Whether `show` does anything."""
 
     @abstractmethod
     def put(self, name: str, data: memoryview) -> bool:
@@ -79,7 +83,15 @@ class Remote(ABC):
     def flush(self) -> None:
         """Return when all that was put can be seen: where writing is by transactions, they end here.
 
-        Until then, packs and notes that were put need not show; a ref shows with all that was put before it.
+        Until then, packs and notes that were put need not show; a ref shows with all that was put before it. Raises
+        Conflict, and forgets what was put and deleted, where that must not be: somebody else has written meanwhile.
+        """
+        return
+
+    def show(self, newest: Newest) -> None:  # noqa: ARG002 - for those that do
+        """Have others find these weights, in a form that they read, once the next ref is put.
+
+        It is called for the branch that HEAD over there is on.
         """
         return
 

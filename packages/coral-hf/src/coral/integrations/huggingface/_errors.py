@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import cast
 
 from huggingface_hub.errors import (
@@ -48,6 +49,12 @@ def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
     except _CAUGHT as error:
         kind, advice = _explained(error, repo_id)
         raise kind(f"{doing}: {advice}", remote=f"hf://{repo_id}") from error
+    except JSONDecodeError as error:
+        raise RemoteUnreachable(
+            f"{doing}: the Hub's answer cannot be read ({_first_line(error)}). Try again.", remote=f"hf://{repo_id}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:  # of huggingface_hub, about an answer or what it was given
+        raise RemoteError(f"{doing}: {_first_line(error)}", remote=f"hf://{repo_id}") from error
     except RuntimeError as error:
         if not isinstance(error.__cause__, NETWORK):
             raise
@@ -65,8 +72,8 @@ def _explained(error: Exception, repo_id: str) -> tuple[type[RemoteError], str]:
             )
         case RepositoryNotFoundError():
             return RemoteNotFound, (
-                f"there is no repository {repo_id} on the Hub, or this account may not see it. Check the name; for a "
-                "private one pass a token, or log in with `hf auth login`."
+                f"there is no repository {repo_id} on the Hub, or this account may not see it. Check the name, or make "
+                f"it (`hf repos create {repo_id}`); for a private one pass a token, or log in with `hf auth login`."
             )
         case RevisionNotFoundError():
             return (

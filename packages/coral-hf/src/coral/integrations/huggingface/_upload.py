@@ -16,7 +16,7 @@ from coral.integrations.huggingface._deltas import write_delta_pack
 from coral.integrations.huggingface._safetensors import Place, write_file
 from coral.integrations.huggingface._sidecar import NAME, Claimed, Delta, Sidecar
 
-__all__ = ["PACK", "Base", "Written", "model_card", "write_model"]
+__all__ = ["INDEX", "PACK", "Base", "Written", "model_card", "write_model"]
 
 PACK = "coral-delta.pack"
 INDEX = "model.safetensors.index.json"
@@ -40,14 +40,20 @@ class Written:
 
 
 def write_model(
-    folder: Path, weights: Mapping[str, WeightTensor], base: Base | None, config: DeltaConfig, *, shard_size: int
+    folder: Path,
+    weights: Mapping[str, WeightTensor],
+    base: Base | None,
+    config: DeltaConfig,
+    *,
+    shard_size: int,
+    stem: str = "model",
 ) -> Written:
     """Write all files of a model but its card; a weight file has `shard_size` bytes at most, or one tensor."""
     done, hashes, claims = Written(), dict[str, str](), dict[str, Claimed]()
     shards = _shards(weights, shard_size)
     for number, names in enumerate(shards, 1):
         one = len(shards) == 1
-        path = "model.safetensors" if one else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        path = f"{stem}.safetensors" if one else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
 
         def seen(name: str, tensor: WeightTensor, place: Place, path: str = path) -> None:
             claims[name] = Claimed(path, place, tensor.id, digests(tensor.bytes()))
