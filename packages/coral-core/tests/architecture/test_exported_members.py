@@ -32,8 +32,8 @@ LOCKED = {
     ],
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
     "coral.remotes": [
-        "DuePush", "Fetched", "Pushed", "Remote", "RemoteFile", "RemoteRecord", "add_due", "check_remote_name", "dues",
-        "is_url", "open_remote", "remove_due",
+        "DuePush", "Fetched", "Newest", "Pushed", "Remote", "RemoteFile", "RemoteRecord", "add_due",
+        "check_remote_name", "dues", "is_url", "open_remote", "remove_due",
     ],
     "coral.repository": ["CommitStats", "Diff", "Repository", "Stats"],
     "coral.state": ["StateValue", "flatten", "unflatten"],
