@@ -77,6 +77,8 @@ for line in sys.stdin:
             os.read(begun, 1)
             os.kill(pid, TERM)
             heard.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        case "look":
+            heard.append(manager.asked_to_end)
         case "slow":
             gate.clear()
     default = [signal.getsignal(number) == signal.SIG_DFL for number in (TERM, USR1)]
@@ -146,6 +148,13 @@ def test_sigterm_saves_at_the_next_boundary_and_asks_the_training_to_end(child: 
     assert run.end() == 0
     assert run.reasons() == {2: {"preempted"}}
     assert Repository(run.path).show().exact
+
+
+def test_between_the_signal_and_the_boundary_an_adapter_can_see_it(child: Any) -> None:
+    run = child()
+    assert run.do("step", "look")[1] == [False]
+    run.send(signal.SIGTERM)
+    assert run.do("look", "step", "look")[1] == [False, True, False]
 
 
 def test_a_preempted_run_is_saved_before_emit_returns(child: Any) -> None:

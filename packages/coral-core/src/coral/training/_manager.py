@@ -131,6 +131,14 @@ class CheckpointManager:
         """
         self._outside.requests.ask()
 
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether a SIGTERM came that no event has met yet (`handle_signals`): the next one saves, and says to stop.
+
+        An adapter whose host can only end its loop before that event looks here.
+        """
+        return self._outside.ends
+
     def _in_full(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """The events with what their sender left out: the beginning, and the time."""
         if not self._at.begun:

@@ -38,6 +38,11 @@ class Outside:
             events = (*events, Interrupted(step, "preempted"))
         return events
 
+    @property
+    def ends(self) -> bool:
+        """Whether a SIGTERM came that the next moment is to be told of."""
+        return self._signals.due
+
     def answer(self, state: PolicyState) -> None:
         """What was asked at this moment is answered by the save of this step, if it has one."""
         if self._step is not None and state.now.status in ("asked", "saved"):

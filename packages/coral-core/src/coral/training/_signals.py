@@ -51,8 +51,13 @@ class Signals:
                 self._found[number] = found
                 signal.signal(number, self._handle)
 
-    def take(self) -> bool:
+    @property
+    def due(self) -> bool:
         """Whether a SIGTERM came that nobody was told of yet."""
+        return self._due
+
+    def take(self) -> bool:
+        """The same, and now somebody is told."""
         due, self._due = self._due, False
         return due
 

@@ -169,15 +169,15 @@ class CoralTrainerCallback(TrainerCallback):
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._run is not None:
-            self._run.step_ends(state.global_step)
+        if self._run is not None and self._run.step_ends(state.global_step):
+            control.should_training_stop = True
 
     @override
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._run is not None:
-            self._run.epoch_ends(state)
+        if self._run is not None and self._run.epoch_ends(state):
+            control.should_evaluate = False
 
     @override
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -30,9 +30,11 @@ class Run:
         self._source = source
         self._manager = manager
         self._stops_early = config.early_stopping_patience is not None
+        self._stops_when_asked = config.handle_signals
         self._collected = Collected(config.save_on_best_metric)
         self._updating = False  # an update has begun, and is not complete
         self._moved = False  # an update is complete, of this run
+        self._cut = False  # ... with which training ends, wherever in its epoch that is
 
     # What happens
 
@@ -40,17 +42,23 @@ class Run:
         """From here on the weights may be those of no step, until the update is complete."""
         self._updating = True
 
-    def step_ends(self, step: int) -> None:
-        """An update is complete."""
+    def step_ends(self, step: int) -> bool:
+        """An update is complete: whether training is to end with it, as the boundary is in the next one."""
         self._updating, self._moved = False, True
         self._collected.step_end(step)
         self._source.within_epoch = True
         self._source.before_batches()
+        self._cut = self._stops_when_asked and self._together(self._was_asked_to_end)
+        return self._cut
 
-    def epoch_ends(self, state: TrainerState) -> None:
-        """An epoch is over; its evaluation is still to come."""
+    def epoch_ends(self, state: TrainerState) -> bool:
+        """An epoch is over; its evaluation is still to come. Whether it was cut short because training is to end.
+
+        One that goes on later is evaluated then: now that would draw random numbers, and step plateau schedulers.
+        """
         if self._collected.epoch_end(state.global_step, state.epoch):
             self._source.within_epoch = False
+        return self._cut and self._source.within_epoch
 
     def evaluated(self, step: int, metrics: Mapping[str, object]) -> bool:
         """The weights were evaluated by one of the evaluation sets: whether training is to end for it.
@@ -59,7 +67,7 @@ class Run:
         """
         self._collected.evaluated(step, metrics)
         self._source.before_batches()
-        return self._stops_early and self._together(self._would_stop)
+        return (self._stops_early or self._stops_when_asked) and self._together(self._would_stop)
 
     def logged(self, logs: Mapping[str, object]) -> None:
         """Numbers of the training."""
@@ -107,7 +115,12 @@ class Run:
         if self._manager is None:
             return False
         _, actions = self._manager.policy.advance(self._manager.state, *self._collected.events)
-        return any(isinstance(action, Stop) for action in actions) or self._manager.stop_reason is not None
+        return any(isinstance(action, Stop) for action in actions) or self._was_asked_to_end()
+
+    def _was_asked_to_end(self) -> bool:
+        """Whether the policy has ended the training, or a signal does at the next boundary."""
+        manager = self._manager
+        return manager is not None and (manager.asked_to_end or manager.stop_reason is not None)
 
     def _together(self, work: Callable[[], bool]) -> bool:
         """Do it on the main process, while the others help; what it says is said on all of them."""

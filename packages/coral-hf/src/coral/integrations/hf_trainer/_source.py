@@ -51,7 +51,7 @@ class TrainerSource:
         self._buffers = TensorBuffers()
         self._whole: dict[str, Tensor] = {}  # the weights of a sharded model, on the main process
         self._before_batches: object = None
-        self._data_draws = False
+        self._data_draws: bool | None = None  # not known yet
         writers = {"tokenizer": tokenizer_writer(parts.get("processing_class"))}
         if _peft.is_peft(self.model):
             writers["adapter"] = _peft.config_writer(self.model)
@@ -160,6 +160,8 @@ class TrainerSource:
             why.append("it was saved within an epoch, and ignore_data_skip=True begins the epoch's data again")
         elif self.within_epoch and not self.interrupted and self._data_draws:
             why.append("it was saved within an epoch, and the data draws random numbers, which resuming draws anew")
+        elif self.within_epoch and not self.interrupted and self._data_draws is None:
+            why.append("it was saved within an epoch, in its first step, and whether its data draws is not known")
         left = {str(name) for name in self.state.stateful_callbacks or ()} - {"TrainerControl"}
         if left and self.trainer is None:
             why.append(f"the state of {', '.join(sorted(left))} is known to an attached Trainer alone (attach)")
@@ -178,8 +180,8 @@ class TrainerSource:
 
     def after_batches(self) -> None:
         """The batches of the next step were taken."""
-        if self._before_batches is not None and self._before_batches != _fingerprint():
-            self._data_draws = True
+        if self._before_batches is not None:
+            self._data_draws = self._data_draws or self._before_batches != _fingerprint()
         self._before_batches = None
 
 
