@@ -171,7 +171,7 @@ CODE_MUTANTS = (
         "only known packs in the trash are read", ((Copies, "_in_trash", lambda self, id: []),), (_race(REUSE),)
     ),
     CodeMutant(
-        "one trash for all", ((_gc._Trash, "__init__", _init_shared),), (_race("commit, gc, gc"), _race("gc, gc"))
+        "one trash for all", ((_gc.Trash, "__init__", _init_shared),), (_race("commit, gc, gc"), _race("gc, gc"))
     ),
     CodeMutant("nothing is recalled from others", ((Collector, "_recall", _nothing),), (_race("commit, gc, gc"),)),
     CodeMutant("the abandoned is not put back", ((Collector, "_put_back_abandoned", _nothing),), (_race("gc, gc"),)),

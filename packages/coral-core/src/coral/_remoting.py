@@ -24,6 +24,7 @@ from coral.maintenance import Progress
 from coral.remotes import DuePush, Fetched, Pushed, RemoteRecord, add_due, dues, open_remote, remove_due
 from coral.remotes._fetch import fetch
 from coral.remotes._graph import Graph
+from coral.remotes._healing import RemoteSource
 from coral.remotes._push import push
 from coral.remotes._records import Memory, add_record, is_url, read_record, records, remove_record
 from coral.remotes._side import Side
@@ -196,6 +197,18 @@ class Remoting:
         record = read_record(fs, os.fspath(remote))
         found = open_remote(record.url, single_writer=record.single_writer)
         return Side(found, fs, Memory(fs, record.name)), record
+
+    def _sources(self) -> list[RemoteSource]:
+        """Every remote that has a name here and can be opened, as another copy of what this repository holds."""
+        found, store = [], self._store
+        for record in records(store.fs):
+            try:
+                remote = open_remote(record.url, single_writer=record.single_writer)
+            except CoralError as error:
+                _log.warning("%s: the remote %s cannot be asked: %s", store.fs.root, record.name, error)
+                continue
+            found.append(RemoteSource(store, Side(remote, store.fs, Memory(store.fs, record.name))))
+        return found
 
     def _fetch(
         self,

@@ -80,11 +80,19 @@ __all__ = [
 ]
 
 
+def printable(text: str, *, lines: bool = True) -> str:
+    """`text` with what a terminal would act upon escaped: control characters, those that turn the direction of writing,
+    lone surrogates. Line ends stay, if `lines`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
+
+
 class CoralError(Exception):
-    """Whatever coral raises on purpose."""
+    """Whatever coral raises on purpose. What it says holds nothing that a terminal would act upon."""
 
     def __str__(self) -> str:  # KeyError and OSError would print something else
-        return str(self.args[0]) if self.args else type(self).__name__
+        return printable(str(self.args[0])) if self.args else type(self).__name__
 
     def __reduce__(self) -> tuple[Any, ...]:  # an error crosses to another process with its data
         state = {name: getattr(self, name) for name in ("errno", "filename") if hasattr(self, name)}
@@ -156,9 +164,12 @@ class WeightsMismatch(CoralError, ValueError):
         self.unexpected = list(unexpected)
         self.mismatched = dict(mismatched or {})
         lines = ["the weights do not fit the model:"]
-        lines += [f"  missing: {name}" for name in self.missing]
-        lines += [f"  unexpected: {name}" for name in self.unexpected]
-        lines += [f"  {name}: the model has {want}, the weights {got}" for name, (want, got) in self.mismatched.items()]
+        lines += [f"  missing: {printable(name, lines=False)}" for name in self.missing]
+        lines += [f"  unexpected: {printable(name, lines=False)}" for name in self.unexpected]
+        lines += [
+            f"  {printable(name, lines=False)}: the model has {want}, the weights {got}"
+            for name, (want, got) in self.mismatched.items()
+        ]
         lines.append("Pass strict=False to load what fits and have the rest returned.")
         super().__init__("\n".join(lines))
 

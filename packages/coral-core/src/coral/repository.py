@@ -33,6 +33,7 @@ from coral.errors import (
 )
 from coral.filesystem import FileSystem, LocalFileSystem
 from coral.maintenance import Collected, Collector, FsckReport, Progress, Repacked, fsck, repack, statistics
+from coral.maintenance import repair as repair_store
 from coral.objects import (
     Commit,
     Note,
@@ -459,10 +460,20 @@ class Repository(Remoting):
         with self._doing("collecting garbage"):
             return self._collector.collect(grace)
 
-    def fsck(self) -> FsckReport:
-        """Read and check every byte of the repository; the report names what is damaged and what that touches."""
-        with self._doing("checking the repository"):
-            return fsck(self._store)
+    def fsck(self, repair: bool = False) -> FsckReport:
+        """Read and check every byte of the repository; the report names what is damaged and what that touches.
+
+        With `repair`, what can be mended is: from other copies here, and from every remote that has a name here, whose
+        bytes are checked as those of a fetch; indexes are made anew. Damaged files go to `quarantine/`, and nothing is
+        deleted. The report's `problems` are what is left then, `repaired` what was mended.
+        """
+        if not repair:
+            with self._doing("checking the repository"):
+                return fsck(self._store)
+        with self._doing("repairing the repository"):
+            found = repair_store(self._store, self._sources())
+            self._collector = Collector(self._store)  # what it remembers may be gone
+            return found
 
     def stats(self) -> Stats:
         """How many commits there are, how much space they take, each and in all, and what of it `gc` would free."""

@@ -15,6 +15,7 @@ import coral
 from coral import Repository
 from coral.cli import main
 from coral.maintenance._repack import _lease
+from coral.store._files import seal
 
 
 @pytest.fixture
@@ -91,3 +92,56 @@ def test_as_a_module(repo: Repository) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout
+
+
+def test_fsck_says_by_its_status_what_it_found(repo: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(repo.path)
+    assert main(["fsck", path]) == 0
+    assert "no damage" in capsys.readouterr().out
+    entry = max((repo.path / "refs/heads/main").iterdir())
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:30])
+    assert main(["fsck", path]) == 4
+    assert f"refs/heads/main/{entry.name}: " in capsys.readouterr().out
+    assert main(["fsck", path, "--repair"]) == 1
+    assert "seen to: " in capsys.readouterr().out
+    assert main(["fsck", path]) == 0
+    (pack, *_) = (repo.path / "packs").iterdir()
+    pack.unlink()
+    assert main(["fsck", path, "--repair"]) == 4
+    capsys.readouterr()
+    assert main(["fsck", str(repo.path / "nothing")]) == 8
+    assert capsys.readouterr().err.startswith("coral fsck: no coral repository")
+    with pytest.raises(SystemExit) as caught:
+        main(["fsck", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for status in ("0  nothing", "1  there was", "4  there is", "8  it could not", "2  the command"):
+        assert status in shown
+
+
+@pytest.mark.parametrize("how", ["changed", "lost", "newer"])
+def test_fsck_of_a_repository_that_cannot_be_opened(
+    repo: Repository, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    file = repo.path / "format"
+    match how:
+        case "changed":
+            file.write_bytes(b"x" + file.read_bytes())
+        case "lost":
+            file.unlink()
+        case "newer":
+            file.write_bytes(seal(b'{"format":2}'))
+    found = file.read_bytes() if file.exists() else None
+    assert main(["fsck", str(repo.path)]) == (8 if how == "newer" else 4)
+    assert (file.read_bytes() if file.exists() else None) == found
+    assert main(["fsck", str(repo.path), "--repair"]) == (8 if how == "newer" else 1)
+    if how != "newer":
+        assert len(Repository(repo.path).log()) == 3
+        assert main(["fsck", str(repo.path)]) == 0
+
+
+def test_fsck_takes_no_other_folder_for_a_repository(tmp_path: Path) -> None:
+    (tmp_path / "packs").mkdir()
+    assert main(["fsck", str(tmp_path), "--repair"]) == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["packs"]

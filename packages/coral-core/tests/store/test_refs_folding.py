@@ -138,7 +138,7 @@ def test_a_damaged_old_entry_is_left_for_fsck(fs: LocalFileSystem, folder: Path)
 
 def test_two_fold_at_once(fs: LocalFileSystem) -> None:
     put(fs, 1, 5)
-    files, _ = _refs._listing(fs, MAIN)
+    files, _ = _refs.listing(fs, MAIN)
     put(fs, 6, 6)  # folds 1 to 4
     _refs._fold(fs, MAIN, files | {6}, 0)  # a second one with an old listing
     assert values(fs) == [value(n) for n in range(6, 0, -1)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from coral._version import __version__
 from coral.cli._adapters import installed_adapters
+from coral.cli._fsck import add_fsck
 from coral.cli._priority import stand_back
 from coral.delta import DeltaConfig
 from coral.errors import Conflict, CoralError, RemoteError
@@ -18,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status: 0, or 1 after an error, which stands on standard error."""
+    """Run a command; its exit status: 0, or 1 after an error, which stands on standard error; for fsck see its help."""
     args = _parser().parse_args(argv)
     try:
         said = args.run(args)
@@ -26,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{said}\n")
     except CoralError as error:
         sys.stderr.write(f"coral {args.command}: {error}\n")
-        return 1
-    return 0
+        return int(getattr(args, "failed", 1))
+    return int(getattr(args, "status", 0))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--prune", action="store_true", help="free over there what is pruned here")
     push.add_argument("--due", action="store_true", help="what training runs have left due, standing back for them")
     push.set_defaults(run=_push)
+
+    add_fsck(commands)
 
     gc = commands.add_parser("gc", help="free what nothing leads to any more")
     gc.add_argument("path", help="the repository's folder")

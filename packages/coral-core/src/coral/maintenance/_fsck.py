@@ -10,51 +10,21 @@ from itertools import chain
 
 from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
+from coral.maintenance._lost import Lost
+from coral.maintenance._report import FsckReport, Problem
 from coral.objects import Note, State, Tree, decode_commit, decode_tree, is_id
 from coral.store import Copies, Store, Stored, _notes, _refs
+from coral.store._files import LIMIT, unseal
 from coral.store._format import check_format
-from coral.store._index import read_segment
-from coral.store._pack import Entry, directory_of, path_of, read_object
+from coral.store._index import describes, read_segment
+from coral.store._pack import Entry, directory_of, read_directory, read_object
 from coral.store._partial import partial_names
 
-__all__ = ["FsckReport", "Problem"]
+__all__ = ["Examined", "Found", "examine", "fsck"]
 
 _GROUP, _GROUP_BYTES = 64, 8 << 20  # packs, and bytes, that a thread checks at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One damage: the file it is in, what is wrong, and the commits it touches."""
-
-    path: str
-    message: str
-    commits: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        touched = f" (touches {', '.join(id[:12] for id in self.commits[:5])})" if self.commits else ""
-        return f"{self.path}: {self.message}{touched}"
-
-
-@dataclass(slots=True)
-class FsckReport:
-    """What fsck found; `ok` if it found no damage. Sizes in bytes."""
-
-    problems: list[Problem] = field(default_factory=list)
-    packs: int = 0
-    tensors: int = 0
-    commits: int = 0
-    bytes_checked: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is damaged."""
-        return not self.problems
-
-    def __str__(self) -> str:
-        head = f"{self.commits} commits, {self.tensors} tensors in {self.packs} packs: "
-        return head + (
-            "no damage" if self.ok else "\n".join([f"{len(self.problems)} damaged", *map(str, self.problems)])
-        )
+_DERIVED = ". It is derived: remove it, and it is made anew"
+_NAMED = 8  # trees that are asked what they call something that is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +37,7 @@ class _Record:
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """What the packs hold that is whole. Tensors are numbered, so that many trees take little memory."""
 
     numbers: dict[str, int] = field(default_factory=dict)
@@ -98,36 +68,52 @@ class _Found:
                 tensors = State.decode(payload or b"", what).tensors
         self.needs[entry.id] = array("L", (self.number(tensor.id) for tensor in tensors.values()))
 
+    def has(self, id: str) -> bool:
+        """Whether some pack holds it whole."""
+        number = self.numbers.get(id)
+        return id in self.commits or id in self.needs or (number is not None and number in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What fsck found, and what is whole."""
+
+    report: FsckReport
+    found: Found
+
 
 def fsck(store: Store) -> FsckReport:
     """Check a whole repository. Damage is reported, never raised; only the filesystem's own refusals are."""
-    report, found = FsckReport(), _Found()
+    return examine(store).report
+
+
+def examine(store: Store) -> Examined:
+    """Check a whole repository, as `fsck` does."""
+    report, found = FsckReport(), Found()
     # what refs and notes name is looked at before the packs: what is committed meanwhile is not missed then
-    refs = [_check_ref(store, folder) for folder in _ref_folders(store)]
+    head = _check_ref(store, _refs.HEAD)
+    refs = [head, *(_check_ref(store, folder) for folder in _ref_folders(store))]
     noted = list(_take_notes(store, found))
-    names = []
+    files = []
     for folder in ("packs", *(f"trash/{name}" for name in store.fs.list("trash"))):
         for file in sorted(store.fs.list(folder)):
-            name = file.removesuffix(".pack")
-            if is_id(name) and file.endswith(".pack"):
-                names.append(name)
+            if is_id(file.removesuffix(".pack")) and file.endswith(".pack"):
+                files.append(f"{folder}/{file}")
             else:
                 report.problems.append(Problem(f"{folder}/{file}", "is not a pack"))
-    names = list(dict.fromkeys(names))
-    try:
-        check_format(store.fs)
-    except (CoralError, FileNotFoundError) as error:
-        report.problems.append(Problem("format", str(error)))
-    groups = pool().map(lambda group: [(name, *_check_pack(store, name)) for name in group], _groups(store, names))
-    for name, entries, problems in chain.from_iterable(groups):
-        report.packs += 1
+    report.problems += _check_small(store)
+    groups = pool().map(lambda group: [(path, *_check_pack(store, path)) for path in group], _groups(store, files))
+    seen = set()
+    for path, entries, problems in chain.from_iterable(groups):
+        seen.add(path.rpartition("/")[2])  # one that is being collected may have two names
         report.problems += problems
         for entry, payload in entries:
             try:
                 found.take(entry, payload)
                 report.bytes_checked += entry.size
             except CoralError as error:
-                report.problems.append(Problem(path_of(name), str(error)))
+                report.problems.append(Problem(path, str(error), object=entry.id))
+    report.packs = len(seen)
     report.tensors, report.commits = len(found.tensors), len(found.commits)
     report.problems += _check_index(store)
     tips = []
@@ -136,18 +122,39 @@ def fsck(store: Store) -> FsckReport:
         tips += values
     report.problems += noted
     found.pruned |= _pruned(store)  # what was pruned meanwhile may have gone
-    report.problems += _check_reachable(found, tips, partial=partial_names(store.fs) is not None)
-    return report
+    _check_reachable(store, report, found, tips)
+    _check_head(store, report, found)
+    return Examined(report, found)
 
 
-def _groups(store: Store, names: list[str]) -> Iterator[list[str]]:
+def _check_small(store: Store) -> Iterator[Problem]:
+    """What is wrong with the small files that stand by themselves."""
+    try:
+        check_format(store.fs)
+    except (CoralError, FileNotFoundError) as error:
+        yield Problem("format", str(error))
+    try:
+        partial_names(store.fs)
+    except CorruptObject as error:
+        yield Problem("partial", str(error))
+    paths = [f"remotes/{name}/remote" for name in store.fs.list("remotes")]
+    for path in [*paths, *(f"pushes/{name}" for name in store.fs.list("pushes"))]:
+        try:
+            unseal(store.fs.read(path, LIMIT), path)
+        except CorruptObject as error:
+            yield Problem(path, str(error))
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # removed; its folder stays
+
+
+def _groups(store: Store, paths: list[str]) -> Iterator[list[str]]:
     """Packs for one thread at a time: a large one, or many small ones, between which handing over would cost more."""
     group: list[str] = []
     size = 0
-    for name in names:
-        group.append(name)
+    for path in paths:
+        group.append(path)
         with suppress(OSError):
-            size += store.fs.stat(path_of(name)).size
+            size += store.fs.stat(path).size
         if size >= _GROUP_BYTES or len(group) >= _GROUP:
             yield group
             group, size = [], 0
@@ -155,15 +162,22 @@ def _groups(store: Store, names: list[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None]], list[Problem]]:
+_Checked = tuple[list[tuple[Entry, bytes | None]], list[Problem]]
+
+
+def _check_pack(store: Store, path: str) -> _Checked:
     good: list[tuple[Entry, bytes | None]] = []
     problems = []
+    name = path.rpartition("/")[2].removesuffix(".pack")
     try:
-        file = store.open_pack(name)
+        try:
+            file = store.fs.open(path)
+        except FileNotFoundError:
+            file = store.open_pack(name)  # it was moved since it was listed
     except FileNotFoundError:
         return good, []  # collected since it was listed
     except (OSError, CorruptObject) as error:
-        return good, [Problem(path_of(name), f"cannot be opened: {error}")]
+        return good, [Problem(path, f"cannot be opened: {error}")]
     copies = Copies(store)
     try:
         directory = directory_of(file, name)
@@ -176,9 +190,9 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
                 else:
                     good.append((entry, read_object(file, entry)))
             except (CoralError, EOFError, OSError) as error:
-                problems.append(Problem(path_of(name), str(error)))
+                problems.append(Problem(path, str(error), object=directory.ids[number]))
     except (CoralError, EOFError, OSError) as error:
-        problems.append(Problem(path_of(name), str(error)))
+        problems.append(Problem(path, str(error)))
     finally:
         file.close()
         copies.close()
@@ -187,16 +201,21 @@ def _check_pack(store: Store, name: str) -> tuple[list[tuple[Entry, bytes | None
 
 def _check_index(store: Store) -> Iterator[Problem]:
     for name in store.fs.list("index"):
+        path = f"index/{name}"
         try:
-            read_segment(store.fs, name)
+            for pack, rows in read_segment(store.fs, name).by_pack():
+                with suppress(FileNotFoundError, CorruptObject):  # it is gone, or named by itself
+                    directory = read_directory(store.fs, pack)
+                    if not describes(rows, directory):
+                        yield Problem(path, f"does not say what the pack {pack[:12]} holds{_DERIVED}")
+                        break
         except CorruptObject as error:
-            yield Problem(f"index/{name}", f"{error}. It is derived: remove it, and it is made anew")
+            yield Problem(path, f"{error}{_DERIVED}")
         except FileNotFoundError:
             pass  # merged since it was listed
 
 
 def _ref_folders(store: Store) -> Iterator[str]:
-    yield _refs.HEAD
     for kind in store.fs.list("refs"):
         if kind != "HEAD":
             yield from (f"refs/{kind}/{component}" for component in store.fs.list(f"refs/{kind}"))
@@ -228,7 +247,7 @@ def _check_ref(store: Store, folder: str) -> tuple[list[Problem], list[tuple[str
     return problems, [(newest.value, folder)]
 
 
-def _take_notes(store: Store, found: _Found) -> Iterator[Problem]:
+def _take_notes(store: Store, found: Found) -> Iterator[Problem]:
     """Note which commits are pruned or have a later state; yield what is wrong with the notes."""
     for commit in store.fs.list("notes"):
         for note in _notes.read(store.fs, commit):
@@ -246,50 +265,51 @@ def _pruned(store: Store) -> set[str]:
     return {commit for commit, note in notes if isinstance(note, Note) and note.pruned}
 
 
-def _check_reachable(found: _Found, tips: list[tuple[str, str]], *, partial: bool) -> Iterator[Problem]:
+def _check_reachable(store: Store, report: FsckReport, found: Found, tips: list[tuple[str, str]]) -> None:
     """Whether all that the refs lead to is there; tensors need not be where only some were fetched."""
-    missing: dict[str, list[str]] = {}  # what is not there -> the commits that need it
-    seen: set[str] = set()
+    try:
+        partial = partial_names(store.fs) is not None
+    except CorruptObject:
+        partial = True
+    lost, seen = Lost(store, found), set[str]()
     waiting = [commit for commit, _ in tips]
     for commit, folder in tips:
         if commit not in found.commits:
-            yield Problem(folder, f"names commit {commit[:12]}, which no pack holds", (commit,))
-    lost = _Lost(found)
+            message = f"names commit {commit[:12]}, which no pack holds"
+            report.problems.append(Problem(folder, message, (commit,), object=commit))
     while waiting:
         id = waiting.pop()
         if id in seen or id not in found.commits:
             continue
         seen.add(id)
-        record = found.commits[id]
+        record, whole = found.commits[id], True
         waiting += record.parents
         for parent in record.parents:
             if parent not in found.commits:
-                missing.setdefault(f"commit {parent}", [parent]).append(id)
+                lost.add(f"commit {parent}", parent, id)
         if id not in found.pruned:
             parts = {record.tree: "tree"} | dict.fromkeys(found.later.get(id, ()), "state")
             for part, kind in (parts | ({record.state: "state"} if record.state else {})).items():
                 for what in lost.of(part, kind):
                     if partial and what.startswith("tensor "):
                         continue
-                    missing.setdefault(what, []).append(id)
-    for what, commits in missing.items():
-        yield Problem("packs", f"no pack holds {what[: what.index(' ') + 13]} whole", tuple(dict.fromkeys(commits)))
+                    whole = False
+                    lost.add(what, id, part=(kind, part))
+        if whole:
+            report.whole.append(id)
+    report.problems += lost.problems(_NAMED)
+    loose = found.commits.keys() - seen
+    report.dangling = sorted(loose - {parent for id in loose for parent in found.commits[id].parents})
 
 
-class _Lost:
-    """What is not there of trees and states, each looked at once."""
-
-    def __init__(self, found: _Found) -> None:
-        self._found = found
-        self._names = {number: id for id, number in found.numbers.items()}
-        self._known: dict[str, list[str]] = {}
-
-    def of(self, part: str, kind: str) -> list[str]:
-        if part not in self._known:
-            needs = self._found.needs.get(part)
-            self._known[part] = (
-                [f"{kind} {part}"]
-                if needs is None
-                else [f"tensor {self._names[number]}" for number in needs if number not in self._found.tensors]
-            )
-        return self._known[part]
+def _check_head(store: Store, report: FsckReport, found: Found) -> None:
+    """Whether the branch that HEAD is on has been lost: commits that follow on others were on some branch."""
+    try:
+        head = _refs.read(store.fs, _refs.HEAD)
+        branch = head.value if head and head.value else "refs/heads/main"
+        there = _refs.read(store.fs, branch) if branch.startswith("refs/heads/") else None
+    except CorruptObject:
+        return  # it is named already
+    followed = [id for id in report.dangling if found.commits[id].parents]
+    if there is None and followed and not _refs.names(store.fs, "heads"):
+        report.problems.append(Problem(branch, "is gone, and no ref leads to these commits", tuple(followed)))

@@ -115,7 +115,7 @@ class Collector:
         """Give what has come alive in a trash, also one that is not this collection's, its name back at once."""
         wanted = set(lost)
         for name in self.store.fs.list("trash"):
-            trash = _Trash(self.store.fs, name)
+            trash = Trash(self.store.fs, name)
             for pack in trash.packs():
                 with suppress(FileNotFoundError):
                     if wanted & trash.ids(self.store, pack):
@@ -164,7 +164,7 @@ class Collector:
                         done.packs_written += 1
                         with suppress(FileNotFoundError):  # it is put back in a moment: another collection has it
                             done.bytes_freed -= fs.stat(path_of(directory.name)).size
-                trash = _Trash(fs, operation.name)
+                trash = Trash(fs, operation.name)
                 try:
                     # one that died after it had moved the same left a pack of the same name
                     trash.take([pack for pack in plan.condemned if pack not in written])
@@ -203,7 +203,7 @@ class Collector:
         alive = {found.name for found in intents(self.store.fs) if found.alive} | {own}
         for name in self.store.fs.list("trash"):
             if name not in alive:
-                trash = _Trash(self.store.fs, name)
+                trash = Trash(self.store.fs, name)
                 trash.put_back(trash.packs())
                 trash.close()
 
@@ -275,7 +275,7 @@ class Collector:
             with suppress(_Nothing):
                 yield self.store.write_pack(fill, operation, durable=True)[1]
 
-    def _restore_living(self, trash: _Trash) -> int:
+    def _restore_living(self, trash: Trash) -> int:
         """Put back what has come alive since it was condemned; how many packs that were."""
         restored = 0
         while True:
@@ -314,7 +314,7 @@ class Collector:
                     fs.unlink(f"intents/{found.name}")
 
 
-class _Trash:
+class Trash:
     """A collection's own folder of packs that are to go."""
 
     def __init__(self, fs: FileSystem, name: str) -> None:

@@ -82,6 +82,13 @@ class _Segment:
                 yield Location(self.packs[row["pack"]], int(row["entry"]))
             at += 1
 
+    def by_pack(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Each pack with its rows, in the order of its entries."""
+        rows = self.rows[np.lexsort((self.rows["entry"], self.rows["pack"]))]
+        ends = np.searchsorted(rows["pack"], np.arange(len(self.packs) + 1))
+        for number, name in enumerate(self.packs):
+            yield name, rows[ends[number] : ends[number + 1]]
+
     def with_prefix(self, prefix: str) -> Iterator[str]:
         low = int(prefix[:16].ljust(16, "0"), 16)
         high = int(prefix[:16].ljust(16, "f"), 16)
@@ -253,6 +260,13 @@ class Index:
                 file.fsync()
             file.close()
             self._fs.replace(path, f"index/{sha256(data).hex()[:32]}.idx")
+
+
+def describes(rows: NDArray[Any], directory: Directory) -> bool:
+    """Whether an index's rows of a pack say what its directory says."""
+    whole = _rows_of([directory], 0)
+    fields = ("key", "rest", "entry")
+    return len(rows) == len(whole) and all(rows[field].tobytes() == whole[field].tobytes() for field in fields)
 
 
 def _rows_of(directories: Iterable[Directory], first: int) -> NDArray[Any]:

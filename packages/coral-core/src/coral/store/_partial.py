@@ -14,7 +14,12 @@ _PATH = "partial"
 
 def mark_partial(fs: FileSystem, names: Iterable[str]) -> None:
     """Say, durably, that of what is fetched only these weights are held."""
-    put_if_absent(fs, _PATH, seal(_json.dumps({"names": sorted(names)})), durable=True)
+    put_if_absent(fs, _PATH, partial_content(names), durable=True)
+
+
+def partial_content(names: Iterable[str]) -> bytes:
+    """What the file holds that says so."""
+    return seal(_json.dumps({"names": sorted(names)}))
 
 
 def partial_names(fs: FileSystem) -> frozenset[str] | None:

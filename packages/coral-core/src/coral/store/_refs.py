@@ -148,7 +148,7 @@ def read(fs: FileSystem, folder: str, *, lenient: bool = False) -> RefEntry | No
     reader (one that is about to write the next entry) goes on from that one, numbered as the damaged one, with a
     warning.
     """
-    files, segments = _listing(fs, folder)
+    files, segments = listing(fs, folder)
     for seq in sorted(files, reverse=True):
         if segments and seq <= segments[-1][1]:
             break
@@ -175,7 +175,7 @@ def _last_whole(fs: FileSystem, folder: str, below: int) -> RefEntry | None:
 
 def history(fs: FileSystem, folder: str) -> Iterator[RefEntry | CorruptObject]:
     """Every entry, newest first; a damaged one as the error that reading it gives."""
-    files, segments = _listing(fs, folder)
+    files, segments = listing(fs, folder)
     folded = segments[-1][1] if segments else 0
     for seq in sorted(files, reverse=True):
         if seq > folded:
@@ -195,7 +195,7 @@ def history(fs: FileSystem, folder: str) -> Iterator[RefEntry | CorruptObject]:
 
 def missing(fs: FileSystem, folder: str) -> list[int]:
     """Numbers below the newest that neither a file nor a segment has."""
-    files, segments = _listing(fs, folder)
+    files, segments = listing(fs, folder)
     if not files:  # only what was folded is there: the newest entries are never folded
         return [segments[-1][1] + 1] if segments else []
     there = files.union(*(range(first, last + 1) for first, last in segments))
@@ -247,7 +247,7 @@ def _sync_before(fs: FileSystem, folder: str, entry: RefEntry | None) -> None:
 
 def _check_not_stale(fs: FileSystem, folder: str, entry: RefEntry) -> None:
     """A writer that slept through a fold may have taken a number that is long past: its entry is no part of the log."""
-    files, segments = _listing(fs, folder)
+    files, segments = listing(fs, folder)
     folded = segments[-1][1] if segments else 0
     if entry.seq > folded:
         with suppress(OSError, CorruptObject):  # the ref has moved: upkeep must not say otherwise
@@ -281,7 +281,7 @@ def _fold(fs: FileSystem, folder: str, files: set[int], folded: int) -> None:
                 fs.unlink(f"{folder}/{seq:010d}")
 
 
-def _listing(fs: FileSystem, folder: str) -> tuple[set[int], list[tuple[int, int]]]:
+def listing(fs: FileSystem, folder: str) -> tuple[set[int], list[tuple[int, int]]]:
     files, segments = set(), []
     for name in fs.list(folder):
         if _ENTRY.fullmatch(name):

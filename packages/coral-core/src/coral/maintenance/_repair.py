@@ -1,0 +1,357 @@
+"""Repairing: what is whole is gathered from wherever it is, what is derived is made anew, the rest is set aside.
+
+1. every damaged pack gets a second name in the quarantine; what is whole in it is written into a new pack; then it
+   loses its first name
+2. packs that an interrupted collection left in the trash are put back; index files that are damaged are set aside
+3. what is lost still is looked for in the quarantine, which may hold what an interrupted repair had set aside, and
+   then asked of other copies of the repository: remotes
+4. notes and refs are mended from other copies, or as far as what is left of them says
+5. all is checked again, until nothing gets better
+
+Nothing is deleted, and at no moment has anything that is whole less than one name: it may be interrupted anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from coral import _json
+from coral.errors import CoralError, CorruptObject, NewerFormat
+from coral.filesystem import FileSystem, ReadFile
+from coral.maintenance._fsck import Examined, examine
+from coral.maintenance._gc import Trash, pieces
+from coral.maintenance._mending import mend_refs
+from coral.maintenance._quarantine import Quarantine, quarantined_packs
+from coral.maintenance._report import FsckReport, Problem
+from coral.maintenance._salvage import find_directory, is_intact
+from coral.objects import Note, State, decode_commit, decode_tree
+from coral.store import Operation, Store, intent, intents
+from coral.store._files import LIMIT, put_if_absent, seal, unseal
+from coral.store._format import FORMAT
+from coral.store._pack import Directory, Entry, PackWriter, directory_of
+from coral.store._partial import partial_content, partial_names
+
+__all__ = ["Source", "repair", "restore_format"]
+
+_log = logging.getLogger("coral")
+
+_ROUNDS = 8
+
+
+class Source(Protocol):
+    """Another copy of the repository. What it gives has been checked; CoralError where it cannot be asked."""
+
+    url: str
+
+    def bring(self, operation: Operation, ids: Iterable[str], have: Examined) -> set[str]:
+        """Bring objects here, of those that it has whole; their ids, and those of what they are differences from."""
+        ...
+
+    def tips(self, kind: str) -> Mapping[str, str]:
+        """The commits that its refs of a kind ("heads", "tags") name."""
+        ...
+
+    def small(self, path: str) -> bytes:
+        """A small file that never changes. FileNotFoundError where there is none."""
+        ...
+
+
+def repair(store: Store, sources: Sequence[Source] = ()) -> FsckReport:
+    """Check a repository, and mend what can be mended; the report says what was, and what is left.
+
+    Damaged files go to quarantine/, and stay there. It may be interrupted at any time, and called again.
+    """
+    with intent(store.fs, "fsck", []) as operation:
+        work = _Repair(store, operation, sources)
+        now = first = examine(store)
+        seen = list(now.report.problems)
+        for _ in range(_ROUNDS):  # what is mended may lead to more that is lost
+            if now.report.ok:
+                break
+            work.round(now)
+            before, now = now, examine(store)
+            seen += now.report.problems
+            if now.report.problems == before.report.problems:
+                break
+    report = now.report
+    if now is not first:
+        left = set(report.problems)
+        report.repaired = [problem for problem in dict.fromkeys(seen) if problem not in left]
+        report.actions = list(dict.fromkeys(work.actions))
+        report.quarantined = work.quarantine.paths
+        _log.info("%s: repaired: %s", store.fs.root, report)
+    return report
+
+
+def restore_format(fs: FileSystem) -> bool:
+    """Write the file that says which format a repository has, where that is lost or damaged; whether it did.
+
+    There is one format so far: a repository whose packs this coral reads has it.
+    """
+    content = seal(_json.dumps({"format": FORMAT}))
+    try:
+        unseal(fs.read("format", 4096), "format")
+        return False
+    except FileNotFoundError:
+        return put_if_absent(fs, "format", content, durable=True)
+    except CorruptObject:
+        Quarantine(fs).replace("format", content)
+        return True
+
+
+class _Repair:
+    def __init__(self, store: Store, operation: Operation, sources: Sequence[Source]) -> None:
+        self._store = store
+        self._fs = store.fs
+        self._operation = operation
+        self._sources = list(sources)
+        self.quarantine = Quarantine(store.fs)
+        self.actions: list[str] = []
+        self._came: set[str] = set()
+
+    def round(self, examined: Examined) -> None:
+        """Mend what can be mended of what was found."""
+        problems = examined.report.problems
+        if any(problem.path == "format" for problem in problems) and restore_format(self._fs):
+            self.actions.append("format: written anew")
+        packs = {p.path for p in problems if p.path.startswith(("packs/", "trash/"))}
+        self._mend_packs(sorted(packs))
+        self._put_back(examined)
+        self._set_aside(problems)
+        self._store.index.refresh()
+        self._store.index.cover()
+        self._bring((p.object for p in problems if p.object and not examined.found.has(p.object)), examined)
+        self._mend_notes(problems, examined)
+        if any(problem.path == "partial" for problem in problems):
+            self._mend_partial(examined)
+        damaged = [p.path for p in problems if p.path.startswith("refs/")]
+        if damaged:
+            self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
+
+    # -- packs ------------------------------------------------------------------------------------------------------
+
+    def _mend_packs(self, paths: list[str]) -> None:
+        """Set damaged packs aside, once what is whole in them is elsewhere.
+
+        All of them have their second names before the first is written: they may have changed places.
+        """
+        kept: dict[str, str] = {}
+        for path in paths:
+            try:
+                if not path.endswith(".pack") or self._is_better_left(path):
+                    continue
+                kept[path] = self.quarantine.keep(path)
+            except FileNotFoundError:
+                continue
+            except (OSError, CorruptObject):  # a folder, a link, a pipe
+                self.quarantine.take(path)
+        written = {name for path, second in kept.items() if (name := self._rescue(second, _name_of(path)))}
+        for path in kept:
+            if not (path.startswith("packs/") and _name_of(path) in written):
+                with suppress(FileNotFoundError):
+                    self._fs.unlink(path)
+                self.actions.append(f"{path}: set aside")
+            self._store.index.forget(_name_of(path))
+        for folder in {path.rpartition("/")[0] for path in kept}:
+            self._fs.fsync_dir(folder)
+        for path in paths:  # what is no pack at all
+            if not path.endswith(".pack"):
+                with suppress(FileNotFoundError):
+                    self.quarantine.take(path)
+
+    def _is_better_left(self, path: str) -> bool:
+        """Whether a pack is itself whole: what is wrong is elsewhere, or a newer coral's."""
+        file = self._fs.open(path)
+        try:
+            directory = directory_of(file, _name_of(path))
+            return all(is_intact(directory, file, entry) for entry in directory.entries())
+        except NewerFormat:
+            return True
+        except (CorruptObject, EOFError):
+            return False
+        finally:
+            file.close()
+
+    def _rescue(self, path: str, name: str, only: set[str] | None = None) -> str | None:
+        """Write what is whole in a damaged pack into a new one (`only` some of it); that one's name, if any."""
+        try:
+            file = self._fs.open(path)
+        except CorruptObject:
+            return None
+        try:
+            directory = find_directory(file, name)
+            entries = [] if directory is None else [*_intact(directory, file, only)]
+            if directory is None or not entries:
+                return None
+
+            def fill(writer: PackWriter) -> None:
+                for entry in entries:
+                    if entry.id not in writer:
+                        writer.add_stored(entry, pieces(file, entry))
+
+            _, made = self._store.write_pack(fill, self._operation, durable=True)
+        except (NewerFormat, EOFError):
+            return None
+        finally:
+            file.close()
+        self.actions.append(f"{path}: {len(entries)} of {len(directory)} objects are whole, and were written anew")
+        self._came |= {entry.id for entry in entries}
+        return made.name
+
+    def _put_back(self, examined: Examined) -> None:
+        """Give packs that an interrupted collection left in the trash their names back, as the next one would."""
+        alive = {found.name for found in intents(self._fs) if found.alive}
+        for name in self._fs.list("trash"):
+            if name not in alive:
+                trash = Trash(self._fs, name)
+                there = set(self._fs.list("packs"))
+                packs = [pack for pack in trash.packs() if f"{pack}.pack" not in there]
+                if packs and not examined.report.ok:
+                    trash.put_back(packs)
+                    self.actions.append(f"trash/{name}: {len(packs)} packs put back")
+
+    # -- from elsewhere ---------------------------------------------------------------------------------------------
+
+    def _bring(self, ids: Iterable[str], examined: Examined) -> None:
+        """Look for what is lost, and then for what that leads to and is lost, too."""
+        wanted = {id for id in ids if not self._has(id, examined)}
+        while wanted:
+            before = set(self._came)
+            self._from_quarantine(wanted)
+            for source in list(self._sources):
+                if left := wanted - self._came:
+                    try:
+                        came = source.bring(self._operation, left, examined)
+                    except CoralError as error:
+                        self._refuse(source, error)
+                        continue
+                    self._came |= came
+                    if came:
+                        self.actions.append(f"{source.url}: {len(came)} objects restored")
+            new = (wanted & self._came) - before
+            wanted = {id for each in new for id in self._leads_to(each, examined) if not self._has(id, examined)}
+
+    def _from_quarantine(self, wanted: set[str]) -> None:
+        for path, name in [*quarantined_packs(self._fs)]:
+            if left := wanted - self._came:
+                with suppress(FileNotFoundError):
+                    self._rescue(path, name, left)
+
+    def _has(self, id: str, examined: Examined) -> bool:
+        return id in self._came or examined.found.has(id)
+
+    def _leads_to(self, id: str, examined: Examined) -> Iterator[str]:
+        """What an object that came names."""
+        with self._store.copies() as copies:
+            stored = copies.known(id) or next(copies.all(id), None)
+        kind = stored.entry.kind if stored else "tensor"
+        if kind == "tensor":
+            return
+        data = self._store.read_object(kind, id)
+        if kind == "commit":
+            commit = decode_commit(data, id)
+            yield from commit.parents
+            if id not in examined.found.pruned:
+                yield commit.tree
+                yield from [commit.state] if commit.state else []
+                yield from examined.found.later.get(id, ())
+        elif not self._partial():
+            tree = decode_tree(data, kind) if kind == "tree" else State.decode(data, kind).tensors
+            yield from (entry.id for entry in tree.values())
+
+    def _partial(self) -> bool:
+        try:
+            return partial_names(self._fs) is not None
+        except CorruptObject:
+            return True
+
+    def _fetch(self, id: str, examined: Examined) -> bool:
+        """Make sure of a commit; whether it is here."""
+        self._bring([id], examined)
+        try:
+            self._store.read_object("commit", id)
+        except CorruptObject:
+            return False
+        return True
+
+    def _tips(self, kind: str) -> Iterator[Mapping[str, str]]:
+        for source in list(self._sources):
+            try:
+                yield source.tips(kind)
+            except CoralError as error:
+                self._refuse(source, error)
+
+    def _refuse(self, source: Source, error: CoralError) -> None:
+        """Ask a source no more."""
+        self.actions.append(f"{source.url} could not be asked: {error}")
+        self._sources.remove(source)
+
+    # -- small files ------------------------------------------------------------------------------------------------
+
+    def _set_aside(self, problems: list[Problem]) -> None:
+        """Index files are only derived; what a file of its own says, and is damaged, has to be said again."""
+        for path in [p.path for p in problems]:
+            if path.startswith(("index/", "remotes/", "pushes/")):
+                with suppress(FileNotFoundError):
+                    self.quarantine.take(path)
+                    self.actions.append(f"{path}: set aside")
+                if path.startswith("remotes/"):
+                    self.actions.append(f"the remote of {path} is not known any more: add it again, with add_remote")
+
+    def _mend_partial(self, examined: Examined) -> None:
+        """Say of a clone of some weights again which these are: those that it has of the newest commits."""
+        held: set[str] = set()
+        parents = {parent for record in examined.found.commits.values() for parent in record.parents}
+        for id in set(examined.report.whole) - parents:
+            tree = decode_tree(self._store.read_object("tree", examined.found.commits[id].tree), f"the tree of {id}")
+            held |= {name for name, entry in tree.items() if examined.found.has(entry.id)}
+        if held:
+            self.quarantine.replace("partial", partial_content(held))
+            self.actions.append(f"partial: the weights of this clone are {', '.join(sorted(held))}")
+
+    def _mend_notes(self, problems: list[Problem], examined: Examined) -> None:
+        for path in [p.path for p in problems if p.path.startswith("notes/")]:
+            commit = path.split("/")[1]
+            content = self._note_elsewhere(path, commit)
+            if content is not None:
+                self.quarantine.replace(path, content)
+                self.actions.append(f"{path}: restored")
+                continue
+            said = b""
+            with suppress(OSError, CorruptObject):
+                said = self._fs.read(path, LIMIT)
+            if b'"pruned":true' in said and commit not in examined.report.whole:
+                self._store.add_note(commit, Note(pruned=True, time=self._fs.now()))
+            with suppress(FileNotFoundError):
+                self.quarantine.take(path)
+                self.actions.append(f"{path}: set aside; what it said of commit {commit[:12]} is lost")
+
+    def _note_elsewhere(self, path: str, commit: str) -> bytes | None:
+        for source in list(self._sources):
+            try:
+                content = source.small(path)
+                Note.decode(unseal(content, path), commit, path)
+                return content
+            except FileNotFoundError:
+                continue
+            except CorruptObject:
+                continue
+            except CoralError as error:
+                self._refuse(source, error)
+        return None
+
+
+def _name_of(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".pack")
+
+
+def _intact(directory: Directory, file: ReadFile, only: set[str] | None) -> Iterator[Entry]:
+    for number, id in enumerate(directory.ids):
+        if only is None or id in only:
+            with suppress(CorruptObject):
+                entry = directory.checked(number)
+                if is_intact(directory, file, entry):
+                    yield entry
