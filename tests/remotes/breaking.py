@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,12 +19,19 @@ class Breaking:
         self.fault: Callable[[int], str | None] = lambda number: None
         self.requests = 0
         self.sent = 0  # bytes of bodies to the server
+        self.late: list[Callable[[], object]] = []  # requests that nobody waits for any more
         self.lock = threading.Lock()
 
     def begin(self, fault: Callable[[int], str | None] | None = None) -> None:
         """Count anew, with a fault to come."""
+        self.arrive()
         self.requests = self.sent = 0
         self.fault = fault or (lambda number: None)
+
+    def arrive(self) -> None:
+        """Have what is late come to the server."""
+        while self.late:
+            self.late.pop(0)()
 
 
 @contextmanager
@@ -33,12 +41,14 @@ def breaking(server: str) -> Iterator[tuple[str, Breaking]]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def handle_one(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with state.lock:
                 number, state.requests = state.requests, state.requests + 1
                 state.sent += len(body)
+                state.arrive()
             fault = state.fault(number)
             if fault in ("500", "429", "503"):
                 self._answer(int(fault), {}, b"")
@@ -46,7 +56,14 @@ def breaking(server: str) -> Iterator[tuple[str, Breaking]]:
             if fault == "cut":
                 self.close_connection = True
                 return
+            if fault == "late":
+                with state.lock:
+                    state.late.append(lambda: self._ask(body))
+                self.close_connection = True
+                return
             status, headers, answer = self._ask(body)
+            if fault == "delayed":
+                time.sleep(0.05)
             if fault == "twice":
                 status, headers, answer = self._ask(body)
             if fault == "lost":
@@ -72,7 +89,7 @@ def breaking(server: str) -> Iterator[tuple[str, Breaking]]:
         def _answer(self, status: int, headers: dict[str, str], body: bytes, *, short: bool = False) -> None:
             self.send_response_only(status)
             for name, value in headers.items():
-                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
                     self.send_header(name, value)
             length = headers.get("Content-Length", str(len(body))) if self.command == "HEAD" else str(len(body))
             self.send_header("Content-Length", length)

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub.constants
+import huggingface_hub
 import numpy as np
 import pytest
 
 from coral import WeightTensor
-from coral.integrations.huggingface import CoralHubClient, HubRemote, _transfer
-from coral.remotes import _opening, _patient
+from coral.integrations.huggingface import CoralHubClient
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from loopback_hub import Hub
+from loopback_hub import Hub, online, reach
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(_transfer, "_PAUSES", (0.0, 0.0, 0.0))
     found = Hub()
+    online(monkeypatch)
     yield found
     huggingface_hub.close_session()
     found.stop()
@@ -34,14 +29,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def reachable(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The Hub, at the address that huggingface_hub takes for it; what fails is tried again without a pause."""
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-    template = hub.url + huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE.partition(".co")[2]
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
-    monkeypatch.setattr(_patient, "_PAUSES", (0.0, 0.0, 0.0))
-    if "hf" not in _opening.schemes():  # coral-hf is on the path, but not installed
-        monkeypatch.setattr(_opening, "_entry_points", lambda: {"hf": lambda: HubRemote})
+    """The Hub, at the address that huggingface_hub takes for it."""
+    reach(monkeypatch, hub.url)
     return hub
 
 

@@ -14,7 +14,14 @@ import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from coral.integrations.huggingface import HubRemote, _transfer
+from coral.remotes import _opening, _patient
 
 LARGE = (".safetensors", ".pack", ".bin")
 PAGE = 7
@@ -84,6 +91,7 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -301,3 +309,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.sent += len(data) if self.command == "GET" else 0
         self._answer(status, data, **headers)
         return None
+
+
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub out, and have all that fails tried again without a pause."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(_transfer, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(_patient, "_PAUSES", (0.0, 0.0, 0.0))
+
+
+def reach(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Have huggingface_hub take a URL for the Hub's, and `hf://` lead there."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template[template.index("/{repo_id}") :])
+    if "hf" not in _opening.schemes():  # coral-hf is on the path, but not installed
+        monkeypatch.setattr(_opening, "_entry_points", lambda: {"hf": lambda: HubRemote})

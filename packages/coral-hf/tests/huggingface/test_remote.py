@@ -314,6 +314,25 @@ def test_what_is_pruned_here_is_pruned_there_when_asked(
         assert found.load(id)["layer.3"].data.tobytes() == weights(step)["layer.3"].tobytes()
 
 
+def test_what_others_need_by_now_is_not_collected(
+    reachable: Hub, url: str, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = commit(repo, 1, 2, 3)
+    repo.push(url)
+    second = Repository.clone(url, tmp_path / "second", durability="fast")
+    repo.prune(ids[1])
+    theirs = commit(second, 2)
+
+    def push() -> None:  # of the weights that are about to be deleted nothing is sent, for they are there
+        assert second.push(url).bytes_sent < 10_000
+
+    before_commit(monkeypatch, push, at=2)
+    repo.push(url, prune=True)
+    found = Repository.clone(url, tmp_path / "clone", durability="fast")
+    assert found.fsck().ok
+    assert found.load(theirs[0])["layer.3"].data.tobytes() == weights(2)["layer.3"].tobytes()
+
+
 def test_a_packs_bytes_are_not_sent_again_after_a_cut(reachable: Hub, url: str, repo: Repository) -> None:
     commit(repo, 1, 2, 3)
     reachable.refuse = lambda path: 403 if path.endswith("/commit/main") and reachable.large else None
