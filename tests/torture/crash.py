@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from memory import Op, Tree
@@ -42,6 +42,7 @@ class Journal:
         self.dirty: dict[int, list[bytes]] = {}
         self.lost: set[int] = set()  # an fsync of it failed: a later one that succeeds proves nothing
         self.pending: list[list[tuple[Key, int | None]]] = []  # in order; one operation may set two entries
+        self._fates: dict[tuple[int, int, int, str, int], bytes] = {}  # what became of files, for the next time
 
     def apply(self, op: Op) -> None:
         """Take one more operation of the trace into account."""
@@ -137,8 +138,8 @@ class Journal:
                 for mode in modes:
                     yield Plan(seen, (mode,) * len(self.dirty))
 
-    def state(self, plan: Plan) -> tuple[Tree, Hashable]:
-        """The tree that a plan leaves, and a value that is the same for states that no reader could tell apart."""
+    def state(self, plan: Plan) -> Tree:
+        """The tree that a plan leaves."""
         folders = {inode: dict(entries) for inode, entries in self.durable.items()}
         if self.model == "ext4":
             for changes in self.pending[: plan.seen[0]]:
@@ -147,11 +148,12 @@ class Journal:
             for (key, values), seen in zip(self._values().items(), plan.seen, strict=True):
                 _set(folders, [(key, values[seen])])
         files = dict(self.safe)
-        fate = {}
         for (inode, parts), mode in zip(self.dirty.items(), plan.modes, strict=True):
-            files[inode] += _mangle(b"".join(parts), mode, plan.cut, inode)
-            fate[inode] = (len(parts), mode, plan.cut if mode in {"half", "garbage"} else 0)
-        return Tree(folders, files), _signature(folders, files, fate)
+            fate = inode, len(files[inode]), len(parts), mode, plan.cut
+            if fate not in self._fates:
+                self._fates[fate] = files[inode] + _mangle(b"".join(parts), mode, plan.cut, inode)
+            files[inode] = self._fates[fate]
+        return Tree(folders, files)
 
 
 def _set(folders: dict[int, dict[str, int]], changes: list[tuple[Key, int | None]]) -> None:
@@ -175,17 +177,3 @@ def _mangle(data: bytes, mode: str, cut: int, seed: int) -> bytes:
         case _:
             keep = len(data) // cut
             return data[:keep] + random.Random(seed).randbytes(len(data) - keep)
-
-
-def _signature(
-    folders: dict[int, dict[str, int]], files: dict[int, bytes], fate: dict[int, tuple[int, str, int]]
-) -> int:
-    seen: list[object] = []
-    todo = [0]
-    while todo:
-        folder = todo.pop()
-        for name, inode in folders[folder].items():
-            seen.append((folder, name, inode, len(files.get(inode, b"")), fate.get(inode)))
-            if inode in folders:
-                todo.append(inode)
-    return hash(frozenset(seen))

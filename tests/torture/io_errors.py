@@ -128,7 +128,7 @@ def _fail(
     for op in fs.trace:
         journal.apply(op)
     for plan in journal.plans(random.Random(f"{seed} {fault.at} {fault.error}"), afterwards):
-        state = MemoryFileSystem.of(journal.state(plan)[0], clock=fs.clock + 1, boot="boot-2")
+        state = MemoryFileSystem.of(journal.state(plan), clock=fs.clock + 1, boot="boot-2")
         try:
             check(state, final, None)
         except Violation as violation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -86,7 +86,7 @@ class MemoryFileSystem:
         self._root = _Folder(ROOT, clock)
 
     @classmethod
-    def of(cls, tree: Tree, *, clock: float = 1_700_000_000.0, boot: str = "boot-1") -> MemoryFileSystem:
+    def of(cls, tree: Tree, *, clock: float = 1_700_000_000.0, boot: str = "boot-1") -> Self:
         """A filesystem that holds what of a tree can be reached from its root; bytes are shared, never changed."""
         self = cls(clock=clock, boot=boot)
         self._next = max([*tree.folders, *tree.files]) + 1

@@ -62,19 +62,18 @@ def check(fs: FileSystem, world: World, step: Step | None, *, same: Repository |
     """Ask everything, after a fault that hit `step` (None: no operation was under way) in `world`.
 
     Returns the world that the retry has left. In memory, what was found good is not asked again in a state that differs
-    in nothing it depends on: a commit with the very same packs, index and notes; fsck with the same refs too. Each
-    retry is checked by fsck on disk, every third one in memory.
+    in nothing it depends on: a commit with the very same packs, index and notes; fsck with the same refs too.
 
     The retry is done on `same`, the very object that the fault hit, if there is one.
     """
     with _violations():
+        everything = _fingerprint(fs, *sorted(set(fs.list("")) - {"tmp", "intents"}))
         repo = _open(fs, world)
         if repo is not None:
             _refs(repo, world, step)
             gone = isinstance(step, DeleteBranch) and step.name not in repo.branches()
             _commits(fs, repo, world.after(step, None) if step and gone else world, step)
             _log(fs, repo, world, step)
-            everything = _fingerprint(fs, "format", "packs", "index", "notes", "refs", "trash")
             if everything not in _checked:
                 _clean(repo, "fsck after the fault")
                 _checked.add(everything)
@@ -274,8 +273,7 @@ def _retry(fs: FileSystem, world: World, step: Step | None, repo: Repository | N
         _all_is_freed(again, step)
         if left := [path for path in again.store.fs.list("trash") if again.store.fs.list(f"trash/{path}")]:
             raise Violation(f"{step} leaves trash: {left}")
-    if not isinstance(fs, MemoryFileSystem) or next(_rounds) % 3 == 0:
-        _clean(again, "fsck after the retry")
+    _clean(again, "fsck after the retry")
     return world
 
 

@@ -10,21 +10,30 @@ from dataclasses import dataclass, field
 from crash import MODELS, Journal
 from memory import MemoryFileSystem, Op, Tree
 from oracle import Violation, check, check_kept, check_lossy
-from scenarios import Scenario, Step, World, build, do, limits
+from scenarios import Scenario, Step, World, build, do, limits, same_names
+from watched import Digests, Judged, Watched
 
 
 @dataclass(slots=True)
 class Tally:
-    """How a fault test went."""
+    """How a fault test went.
+
+    `cases` are different ones. Of a loss of power, `tried` counts equal states as often as they came up, and `judged`
+    those in which anything differs that the oracle looks at.
+    """
 
     cases: int = 0
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    tried: int = 0
+    judged: int = 0
 
     def add(self, other: Tally) -> None:
         self.cases += other.cases
         self.violations += other.violations
         self.seconds += other.seconds
+        self.tried += other.tried
+        self.judged += other.judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +80,11 @@ def _without_empty_folders(tree: Tree) -> Tree:
 def states(
     recording: Recording, model: str, cap: int, seed: int, trace: Iterable[Op] | None = None, thin: int = 1
 ) -> Iterator[tuple[int, int, Tree]]:
-    """(operations done, steps acknowledged, what the disk holds) for each state, all of them different.
+    """(operations done, steps acknowledged, what the disk holds) for each state; many come up more than once.
 
     `thin`: only after every so manieth operation.
     """
     journal, acknowledged = Journal(recording.start, model), 0
-    seen: set[object] = set()
     for done, op in enumerate(recording.trace if trace is None else trace, 1):
         journal.apply(op)
         if op.kind == "mark":
@@ -85,22 +93,20 @@ def states(
             continue
         rng = random.Random(f"{seed} {recording.scenario.name} {model} {done}")
         for plan in journal.plans(rng, cap):
-            tree, signature = journal.state(plan)
-            if (signature, acknowledged) not in seen:
-                seen.add((signature, acknowledged))
-                yield done, acknowledged, tree
+            yield done, acknowledged, journal.state(plan)
 
 
-def judge(recording: Recording, acknowledged: int, tree: Tree, number: int) -> None:
-    """Raise Violation if the oracle finds fault with a state."""
+def judge(recording: Recording, acknowledged: int, tree: Tree, *, later: int) -> Watched:
+    """Raise Violation if the oracle finds fault with a state; what it asked of it. The clock is `later` by seconds."""
     world, step = recording.at(acknowledged)
-    # the clock has not moved on in half of the cases: a commit retried is then the same commit, by its id
-    fs = MemoryFileSystem.of(tree, clock=1_700_000_000.0 + 10 * (acknowledged + 1) + number % 2, boot="boot-2")
-    if world.soft or getattr(step, "durability", "full") != "full":
-        check_kept(fs, world, step)
-        check_lossy(fs, world, step)
-    else:
-        check(fs, world, step)
+    fs = Watched.of(tree, clock=1_700_000_000.0 + 10 * (acknowledged + 1) + later, boot="boot-2")
+    with same_names():
+        if world.soft or getattr(step, "durability", "full") != "full":
+            check_kept(fs, world, step)
+            check_lossy(fs, world, step)
+        else:
+            check(fs, world, step)
+    return fs
 
 
 def run(
@@ -138,18 +144,30 @@ def _run(
     trace, same = edit(recording) if edit else None, 0
     if trace is not None:  # what comes before the first change is known to be good
         same = next((i for i, (a, b) in enumerate(zip(trace, recording.trace, strict=False)) if a != b), len(trace))
+    seen: set[tuple[int, int]] = set()
+    judged = Judged()
     for model in models:
-        for number, (done, acknowledged, tree) in enumerate(states(recording, model, cap, seed, trace, thin)):
+        for done, acknowledged, tree in states(recording, model, cap, seed, trace, thin):
             if done <= same:
                 continue
+            tally.tried += 1
+            state = Digests(tree)
+            if (acknowledged, state.of()) in seen:
+                continue
+            seen.add((acknowledged, state.of()))
             tally.cases += 1
+            # the clock has not moved on in half of the cases: a commit retried is then the same commit, by its id
+            case = acknowledged, tally.cases % 2
+            if judged.knows(case, state):
+                continue
+            tally.judged += 1
             try:
-                judge(recording, acknowledged, tree, number)
+                judged.add(case, state, judge(recording, acknowledged, tree, later=case[1]).questions)
             except Violation as violation:
                 last = (trace or recording.trace)[done - 1]
                 tally.violations.append(
                     f"{scenario.name}, {model}, after op {done} ({last.kind} {last.name}), {acknowledged} steps "
-                    f"acknowledged, state {number}, seed {seed}: {violation}"
+                    f"acknowledged, state {tally.tried}, seed {seed}: {violation}"
                 )
                 if len(tally.violations) >= stop:
                     return

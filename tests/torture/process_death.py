@@ -199,7 +199,7 @@ def _redo(tally: Tally, scenario: Scenario, cap: int, seed: int, every: bool, th
             journal.apply(op)
         for plan in journal.plans(random.Random(f"{seed} {at} {moment}"), cap):
             tally.cases += 1
-            state = MemoryFileSystem.of(journal.state(plan)[0], clock=fs.clock + 1, boot="boot-2")
+            state = MemoryFileSystem.of(journal.state(plan), clock=fs.clock + 1, boot="boot-2")
             try:
                 check(state, done, None)
             except Violation as violation:

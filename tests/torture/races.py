@@ -293,7 +293,7 @@ class Course:
             for op in trace:
                 journal.apply(op)
             for plan in journal.plans(random.Random(str(seed)), states):
-                state = MemoryFileSystem.of(journal.state(plan)[0], clock=self.fs.clock + 1, boot="boot-2")
+                state = MemoryFileSystem.of(journal.state(plan), clock=self.fs.clock + 1, boot="boot-2")
                 try:
                     check(state, world, step)
                 except Violation as violation:

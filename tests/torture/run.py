@@ -67,7 +67,7 @@ BOUNDED = Size(
     cap=3, sagas=1, fast_cap=2, redone_cap=1, mutant_cap=20, afterwards=1, thin=12, limits=5, pages=5, every=False,
     heavy=20, slow=False, races={"sparse": 240, "thin": 20_000, "shuffles": 1},
     floors={
-        T1: 1_000, T1_FAST: 200, T1_TIGHT: 150, T1_REDONE: 150, T2: 12, T2_CODE: 6, T2_MODEL: 12, T3: 150, T5: 300,
+        T1: 1_000, T1_FAST: 150, T1_TIGHT: 130, T1_REDONE: 150, T2: 12, T2_CODE: 6, T2_MODEL: 12, T3: 150, T5: 300,
         T5_LIMIT: 25, T9: 60, T9_MODEL: 40_000,
     },
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -442,6 +443,16 @@ def _choose(samples: Sequence[tuple[Any, Any]], config: DeltaConfig, *, aggressi
     if key not in _choices:
         _choices[key] = choose(samples, config, aggressive=aggressive)
     return _choices[key]
+
+
+@contextmanager
+def same_names() -> Iterator[None]:
+    """Have coral give its files the same names each time: what it does depends on nothing but what it finds then."""
+    kept, os.urandom = os.urandom, random.Random(0).randbytes
+    try:
+        yield
+    finally:
+        os.urandom = kept
 
 
 @contextmanager

@@ -8,10 +8,12 @@ import run
 from memory import MemoryFileSystem
 from model import SETTINGS, Model, Protocol, Setting
 from mutants import Names
-from power_loss import record
+from oracle import Violation
+from power_loss import judge, record, states
 from races import RACES, Race, lengths
 from run import BOUNDED, short, table, tasks
 from scenarios import BORN, HEAVY, UPKEEP, Commit, Repack, Scenario, build, do, limits, weights
+from watched import Digests, Judged
 
 from coral.store._pack import read_directory
 
@@ -78,6 +80,26 @@ def test_a_commit_on_a_branch_is_four_syncs(big: bool) -> None:
     assert names.folder(branch.folder, "refs/heads/main")
 
 
+def test_what_is_not_judged_again_would_be_found_good() -> None:
+    (mutant,) = [each for each in mutants.MUTANTS if each.name == "packs synced before the last write"]
+    (scenario,) = mutant.scenarios
+    found = [0, 0]
+    with limits(scenario):
+        recording, judged = record(scenario), Judged()
+        trace = list(mutant.edit(list(recording.trace), Names(recording)))
+        for _, acknowledged, tree in states(recording, "weak", 4, 0, trace):
+            state, known = Digests(tree), judged.knows(acknowledged, Digests(tree))
+            try:
+                fs = judge(recording, acknowledged, tree, later=0)
+            except Violation:
+                assert not known
+                found[0] += 1
+            else:
+                judged.add(acknowledged, state, fs.questions)
+                found[1] += known
+    assert min(found) > 10, "some must be bad, and some be known"
+
+
 def test_a_trace_replayed_to_its_end_gives_what_was_there() -> None:
     from crash import Journal, Plan
 
@@ -91,8 +113,8 @@ def test_a_trace_replayed_to_its_end_gives_what_was_there() -> None:
     for op in fs.trace:
         journal.apply(op)
     options = journal._options()
-    everything, _ = journal.state(Plan(tuple(n - 1 for n in options), ("full",)))
-    nothing, _ = journal.state(Plan((0,) * len(options), ("none",)))
+    everything = journal.state(Plan(tuple(n - 1 for n in options), ("full",)))
+    nothing = journal.state(Plan((0,) * len(options), ("none",)))
     assert MemoryFileSystem.of(everything).paths() == fs.paths() == ["a/y", "z"]
     assert MemoryFileSystem.of(everything).data("z") == b"onetwo"
     assert MemoryFileSystem.of(nothing).paths() == []
@@ -112,7 +134,7 @@ def test_a_sync_makes_durable_what_it_says_and_no_more() -> None:
     journal = Journal(fs.copy().tree()._replace(folders={0: {}}, files={}))
     for op in fs.trace:
         journal.apply(op)
-    left = {tuple(MemoryFileSystem.of(journal.state(p)[0]).paths()) for p in journal.plans(random.Random(0), 100)}
+    left = {tuple(MemoryFileSystem.of(journal.state(p)).paths()) for p in journal.plans(random.Random(0), 100)}
     assert left == {(), ("a/x",)}  # the folder itself was never synced into its parent
 
 
