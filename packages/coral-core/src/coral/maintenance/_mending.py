@@ -15,14 +15,15 @@ from dataclasses import replace
 from coral.errors import Conflict, CoralError, CorruptObject
 from coral.maintenance._fsck import Examined
 from coral.maintenance._quarantine import Quarantine
-from coral.objects import decode_commit
+from coral.objects import decode_commit, is_id
 from coral.store import Store, _refs
 from coral.store._files import LIMIT
 from coral.store._refs import RefEntry
 
 __all__ = ["mend_refs"]
 
-_COMMIT = re.compile(rb'"value":"([0-9a-f]{64})"')
+_COMMIT = re.compile(rb'"value":"([^"]{64})"')
+_LIKE = 8  # digits in which what is left of an id may differ from it; other ids differ in about 60
 _BRANCH = re.compile(rb'"value":"(refs/heads/[^"]{1,300})"')
 _WHY = "fsck: in the place of an entry that was damaged"
 _MOST = 1 << 20  # entries of a log that are made up for
@@ -144,7 +145,7 @@ class _Mending:
         found = entry or self._displaced.get((folder, seq))
         if found is not None:
             return found if older is None or found.prev == before else replace(found, prev=before)
-        value = self._value(folder, older, raw) if newest else _said(folder, raw) or (older.value if older else None)
+        value = self._value(folder, older, raw) if newest else self._former(folder, older, newer, raw)
         if newest and value is None and older is None:
             return None
         # where one writes the next entry meanwhile it follows on the same nonce: as if the damaged one was not there
@@ -155,7 +156,7 @@ class _Mending:
         """What the newest entry of a ref named."""
         last = older.value if older else None
         if folder == _refs.HEAD:
-            return _said(folder, raw) or last or self._any_branch()
+            return self._said(folder, raw) or last or self._any_branch()
         if older is not None and b'"value":null' in raw:
             return None
         kind, branch = folder.split("/")[1], folder.startswith("refs/heads/")
@@ -164,18 +165,49 @@ class _Mending:
                 return value
         return last
 
+    def _former(self, folder: str, older: RefEntry | None, newer: RefEntry | None, raw: bytes) -> str | None:
+        """What an entry that is not the newest named, or may have named."""
+        said = self._said(folder, raw)
+        if said is not None and (folder == _refs.HEAD or self._is_here(said)):
+            return said
+        before = older.value if older else None
+        after = self._parents(newer.value)[:1] if newer and newer.value and folder != _refs.HEAD else ()
+        return next((id for id in after if before is None or self._follows(id, before)), before)
+
+    def _is_here(self, id: str) -> bool:
+        return id in self._examined.found.commits or self._fetch(id, self._examined)
+
+    def _said(self, folder: str, raw: bytes) -> str | None:
+        """What is left of a damaged entry says that it named; None where it is another ref's."""
+        ref = re.search(rb'"ref":"([^"]{1,400})"', raw)
+        if ref and ref[1] != folder.encode() and folder.encode() not in raw and _alike(ref[1], folder.encode()) > 1:
+            return None
+        match = (_BRANCH if folder == _refs.HEAD else _COMMIT).search(raw)
+        if not match or folder == _refs.HEAD:
+            return match[1].decode("ascii", "replace") if match else None
+        known = self._examined.found.commits
+        near = [id for id in known if _alike(match[1], id.encode()) <= _LIKE]
+        text = match[1].decode("ascii", "replace")
+        return near[0] if len(near) == 1 else text if is_id(text) else None
+
     def _candidates(self, folder: str, kind: str, last: str | None, raw: bytes) -> Iterator[str]:
-        said = _said(folder, raw)
+        said = self._said(folder, raw)
         if said:
             yield said
-        if kind == "heads":
-            loose = self._examined.report.dangling
-            following = [id for id in loose if last is None or (id != last and self._follows(id, last))]
-            if len(following) == 1:
-                yield following[0]
+        loose = self._examined.report.dangling if kind == "heads" else []
+        loose = [id for id in loose if last is None or (id != last and self._follows(id, last))]
+        loose = loose if len(loose) == 1 else []  # which of several it was is not known
+        there = list(self._elsewhere(folder, kind))
+        if any(self._fetch(value, self._examined) and self._follows(id, value) for value in there for id in loose):
+            yield from loose  # it was here that the branch went on
+        yield from there
+        yield from loose
+
+    def _elsewhere(self, folder: str, kind: str) -> Iterator[str]:
+        """What the same ref of other copies names."""
         for name in _refs.components([folder.split("/")[2]]):
-            for there in self._tips("heads" if kind == "remotes" else kind):
-                if value := there.get(name.partition("/")[2] if kind == "remotes" else name):
+            for tips in self._tips("heads" if kind == "remotes" else kind):
+                if value := tips.get(name.partition("/")[2] if kind == "remotes" else name):
                     yield value
 
     def _any_branch(self) -> str:
@@ -255,10 +287,6 @@ class _Mending:
             return None
 
 
-def _said(folder: str, raw: bytes) -> str | None:
-    """What is left of a damaged entry says that it named; None where it is another ref's."""
-    ref = re.search(rb'"ref":"([^"]{1,400})"', raw)
-    if ref and ref[1] != folder.encode():
-        return None
-    match = (_BRANCH if folder == _refs.HEAD else _COMMIT).search(raw)
-    return match[1].decode("ascii", "replace") if match else None
+def _alike(a: bytes, b: bytes) -> int:
+    """In how many places two texts differ."""
+    return abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b, strict=False))

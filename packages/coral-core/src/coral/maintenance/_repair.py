@@ -114,7 +114,7 @@ class _Repair:
 
     def round(self, examined: Examined) -> None:
         """Mend what can be mended of what was found."""
-        problems = examined.report.problems
+        problems, before = examined.report.problems, set(self._came)
         if any(problem.path == "format" for problem in problems) and restore_format(self._fs):
             self.actions.append("format: written anew")
         packs = {p.path for p in problems if p.path.startswith(("packs/", "trash/"))}
@@ -128,7 +128,7 @@ class _Repair:
         if any(problem.path == "partial" for problem in problems):
             self._mend_partial(examined)
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
-        if damaged:
+        if damaged and self._came == before:  # else once it is known what has come
             self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
 
     # -- packs ------------------------------------------------------------------------------------------------------
