@@ -51,8 +51,8 @@ class Hub:
     """The server. `sent` counts the bytes of files it sent, `requests` lists (method, path, range) of those for files;
     `calls` lists (method, path) of all requests, `received` and `answered` count the bytes of all their bodies.
 
-    `refuse` may give a status to answer a path with. `fault`, if one is set, is asked before each answer to a request
-    for a file: it may return a status to answer with,
+    `refuse` may give a status, or a body, to answer a path with. `fault`, if one is set, is asked before each answer
+    to a request for a file: it may return a status to answer with,
     "cut" (half of what was asked for comes), "whole" (ranges are ignored) or "wrong" (a bit is flipped).
     """
 
@@ -64,7 +64,7 @@ class Hub:
         self.tokens: set[str | None] = set()
         self.fault: Callable[[str], int | str | None] = lambda path: None
         self.api_status = 0
-        self.refuse: Callable[[str], int | None] = lambda path: None
+        self.refuse: Callable[[str], int | bytes | None] = lambda path: None
         self.retry_after = "0"
         self.calls: list[tuple[str, str]] = []
         self.received = 0
@@ -144,8 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._given = body
         if self.hub.api_status and path.startswith("/api/"):
             return self._refuse(self.hub.api_status, "")
-        if status := self.hub.refuse(path):
-            return self._refuse(status, "")
+        if answer := self.hub.refuse(path):
+            return self._answer(200, answer) if isinstance(answer, bytes) else self._refuse(answer, "")
         for method, pattern, serve in routes:
             match = re.fullmatch(pattern, path)
             if match and method == self.command:
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = []
         for name, data in files.items():
             entry: dict[str, Any] = {"rfilename": name, "size": len(data)}
-            entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            entry["blobId"] = _git_id(data)
             if name.endswith(LARGE):
                 digest = hashlib.sha256(data).hexdigest()
                 entry["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 134}
@@ -222,10 +222,17 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, answer)
 
     def _preupload(self, repo_id: str, revision: str) -> None:
-        files = [
-            {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular", "shouldIgnore": False}
-            for f in json.loads(self._given)["files"]
-        ]
+        model = self._model(repo_id)
+        if model is None:
+            return
+        there, files = model.commits[-1][1], []
+        for path in (file["path"] for file in json.loads(self._given)["files"]):
+            large = path.endswith(LARGE)
+            entry = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            if path in there:  # what has not changed the client leaves out of its commit
+                data = there[path]
+                entry["oid"] = hashlib.sha256(data).hexdigest() if large else _git_id(data)
+            files.append(entry)
         self._answer(200, {"files": files})
 
     def _batch(self, repo_id: str) -> None:
@@ -309,6 +316,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.sent += len(data) if self.command == "GET" else 0
         self._answer(status, data, **headers)
         return None
+
+
+def _git_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def online(monkeypatch: pytest.MonkeyPatch) -> None:

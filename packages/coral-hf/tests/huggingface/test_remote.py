@@ -30,6 +30,7 @@ from coral.errors import (
 )
 from coral.integrations.hf_trainer._source import TrainerSource
 from coral.integrations.huggingface import CoralHubClient, _showing
+from coral.remotes import open_remote
 from coral.testing import RemoteTests
 from coral.training import CheckpointConfig
 
@@ -241,6 +242,39 @@ def test_two_who_push_at_the_same_moment(
     assert plain(reachable)["layer.0"].tobytes() == weights(2)["layer.0"].tobytes()
 
 
+def test_two_who_make_a_repository_at_the_same_moment(
+    url: str, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first would have put is there already, so huggingface_hub makes no commit, and says that all is well."""
+    commit(repo, 1)
+    second = Repository(tmp_path / "second", init=True, durability="fast")
+    theirs = commit(second, 2)
+    before_commit(monkeypatch, lambda: second.push(url))
+    with pytest.raises(Diverged):
+        repo.push(url)
+    assert Repository.clone(url, tmp_path / "third", durability="fast").resolve("main") == theirs[0]
+
+
+def test_a_pack_that_takes_the_place_of_one_that_is_deleted(reachable: Hub, url: str) -> None:
+    name, remote = "packs/" + "ab" * 32 + ".pack", open_remote(url)
+    remote.put(name, memoryview(b"torn"))
+    remote.flush()
+    remote.delete(name)
+    assert remote.put(name, memoryview(b"whole")) is True
+    remote.flush()
+    assert open_remote(url).read(name, 0, 10) == b"whole"
+
+
+def test_packs_are_uploaded_when_they_are_put_and_shown_when_they_are_committed(reachable: Hub, url: str) -> None:
+    name, remote = "packs/" + "ab" * 32 + ".pack", open_remote(url)
+    data = bytes(2 << 20)
+    remote.put(name, memoryview(data))
+    assert list(reachable.large.values()) == [data]
+    assert list(open_remote(url).list("packs/")) == []
+    remote.flush()
+    assert [file.size for file in open_remote(url).list("packs/")] == [len(data)]
+
+
 def test_what_others_commit_meanwhile_stays(
     reachable: Hub, url: str, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +418,26 @@ def test_an_error_of_the_hub_is_one_clear_error(
         assert raised.value.remote == "hf://me/model"
         assert "\n" not in str(raised.value)
     assert not (tmp_path / "clone").exists()
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again(reachable: Hub, url: str, repo: Repository) -> None:
+    commit(repo, 1)
+    garbage = [b"{", b"{", b"<html>"]
+    reachable.refuse = lambda path: garbage.pop() if "/tree/" in path and garbage else None
+    repo.push(url)
+    assert not garbage
+    reachable.refuse = lambda path: b"{" if "/tree/" in path else None
+    commit(repo, 2)
+    with pytest.raises(RemoteUnreachable, match="cannot be read"):
+        repo.push(url)
+
+
+def test_what_the_hub_refuses_to_store_is_one_clear_error(reachable: Hub, url: str, repo: Repository) -> None:
+    commit(repo, 1)
+    full = b'{"objects": [{"oid": "x", "size": 1, "error": {"code": 403, "message": "the quota is used up"}}]}'
+    reachable.refuse = lambda path: full if path.endswith("/objects/batch") else None
+    with pytest.raises(RemoteError, match="uploading"):
+        repo.push(url)
 
 
 def test_a_repository_without_coral_in_it_is_named(url: str, repo: Repository) -> None:
