@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +20,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from coral import Repository
 from coral.errors import ConfigError
-from coral.integrations.hf_trainer import CoralTrainerCallback
+from coral.filesystem import LocalFileSystem
+from coral.integrations.hf_trainer import CoralTrainerCallback, _source
 
 RANK = int(os.environ["RANK"])
 WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
@@ -55,7 +59,7 @@ class Scores(TrainerCallback):
 
 def trainer(*callbacks: Any, seed: int = 0, **options: Any) -> Any:
     return Training(FOLDER / f"out-{RANK}").trainer(
-        Apart(), *callbacks, seed=seed, ddp_backend="gloo", ddp_timeout=120, max_steps=8, **options
+        Apart(), *callbacks, seed=seed, **{"ddp_backend": "gloo", "ddp_timeout": 120, "max_steps": 8, **options}
     )
 
 
@@ -92,6 +96,68 @@ def dies(rank: int, *, raises: bool) -> None:
         trainer(callback, Dies(rank, raises=raises)).train()
 
 
+def killed(rank: int, *, linked: bool | None = None) -> None:
+    """A rank is killed in the second save: as it gives its random numbers, or the main one around its commit's link."""
+    own_random_state, own_link = _source.get_random_state, LocalFileSystem.link
+    step, moves = 0, 0
+
+    class At(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            nonlocal step
+            step = state.global_step
+
+    def give() -> Any:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return own_random_state()
+
+    def link(self: Any, source: str, target: str) -> None:
+        nonlocal moves
+        moves += target.startswith("refs/heads/main")
+        if moves == 2 and not linked:
+            os.kill(os.getpid(), signal.SIGKILL)
+        own_link(self, source, target)
+        if moves == 2 and linked:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if rank == RANK:
+        if linked is None:
+            _source.get_random_state = give
+        else:
+            LocalFileSystem.link = link
+    callback = coral(save_every_n_steps=2, durability="full")
+    with callback.guard():
+        # those that are left may have to wait so long for one that has gone as well: torch knows no other way
+        trainer(callback, At(), ddp_timeout=45).train()
+
+
+class Exits(TrainerCallback):
+    """The program ends in step 5, on all ranks, while step 4 is being saved."""
+
+    ended = False
+
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == 5:
+            self.ended = True
+            sys.exit(3)
+
+
+def exits() -> None:
+    """Nobody guards it."""
+    own_commit, end = Repository.commit, Exits()
+
+    def slow(*args: Any, **options: Any) -> str:
+        for _ in range(1200):  # it is done when the program ends
+            if end.ended:
+                (FOLDER / "ended").touch()
+                break
+            time.sleep(0.05)
+        return own_commit(*args, **options)
+
+    Repository.commit = slow
+    trainer(coral(save_every_n_steps=4, durability="full"), end).train()
+
+
 def sharded() -> None:
     """accelerate shards nothing on a CPU: the hooks are called as a Trainer calls them, with torch's FSDP2 below."""
     arguments = Training(FOLDER / f"out-{RANK}").arguments(ddp_backend="gloo", ddp_timeout=120)
@@ -125,6 +191,10 @@ def sharded() -> None:
     "another dies": lambda: dies(1, raises=False),
     "another raises": lambda: dies(1, raises=True),
     "the main one raises": lambda: dies(0, raises=True),
+    "another is killed as it gives its part": lambda: killed(2),
+    "the main one is killed before its commit is there": lambda: killed(0, linked=False),
+    "the main one is killed when its commit is there": lambda: killed(0, linked=True),
+    "exits": exits,
     "sharded": sharded,
 }[WHAT]()
 print("done", flush=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import transformers
+from packaging.version import Version
 
 from coral import Repository
 
@@ -51,6 +54,10 @@ def all_done(found: list[tuple[int, str]]) -> None:
         assert output.rstrip().endswith("done")
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="a Trainer cannot load any optimizer on several processes without GPUs before transformers 5.18",
+)
 def test_a_resumed_run_is_exact_on_every_rank(tmp_path: Path) -> None:
     all_done(run("exact", tmp_path))
     repo = Repository(tmp_path / "repo")
@@ -90,6 +97,42 @@ def test_when_the_main_rank_is_gone_the_other_ends(what: str, tmp_path: Path) ->
     steps = [commit.step for commit in Repository(tmp_path / "repo").log()]
     assert steps in ([3, 2], [2]) if what == "the main one raises" else steps in ([2], [])
     assert 3 in steps or what == "the main one dies"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("what", "steps"),
+    [
+        ("another is killed as it gives its part", [2]),
+        ("the main one is killed before its commit is there", [2]),
+        ("the main one is killed when its commit is there", [4, 2]),
+    ],
+)
+def test_one_of_four_ranks_is_killed_within_a_save(what: str, steps: list[int], tmp_path: Path) -> None:
+    found = run(what, tmp_path, world=4)
+    assert all(status != 0 for status, _ in found), found
+    assert [status for status, _ in found].count(-signal.SIGKILL) == 1, found
+    whole(tmp_path, steps)
+
+
+@pytest.mark.nightly
+def test_four_ranks_exit_while_a_save_is_under_way(tmp_path: Path) -> None:
+    found = run("exits", tmp_path, world=4)
+    assert [status for status, _ in found] == [3] * 4, found
+    assert (tmp_path / "ended").exists(), "else the save was over before the program ended"
+    whole(tmp_path, [4])
+
+
+def whole(folder: Path, steps: list[int]) -> None:
+    """The repository has commits of these steps, of which nothing is lost, and takes another one."""
+    repo = Repository(folder / "repo")
+    log = repo.log()
+    assert [commit.step for commit in log] == steps
+    assert repo.fsck().ok
+    for commit in log:
+        assert all(weight.data.size for weight in repo.load(commit.id).values())
+        assert len(repo.load_state(commit.id)["trainer"]["random"]) == 4
+    assert repo.show(repo.commit(repo.load(), "another")).parents == (log[0].id,)
 
 
 @pytest.mark.nightly

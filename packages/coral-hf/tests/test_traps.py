@@ -338,6 +338,28 @@ def test_a_save_that_fails_does_not_break_the_run(
     assert repo.log() == []
 
 
+def test_a_save_that_fails_as_the_run_ends_takes_no_exceptions_place(
+    training: Any, repo: Repository, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    error = RuntimeError("out of luck")
+
+    class Fails(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step == 5:
+                raise error
+
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Repository, "commit", fail)
+    callback = coral(repo)
+    with pytest.raises(RuntimeError) as raised, callback.guard():
+        training.trainer(callback, Fails()).train()
+    assert raised.value is error
+    assert (error.__cause__, error.__context__) == (None, None)
+    assert "saving step 5 failed: the disk is gone" in caplog.text
+
+
 def test_a_metric_that_never_comes_is_warned_of_with_the_names_that_did(
     scored: Any, repo: Repository, caplog: Any
 ) -> None:

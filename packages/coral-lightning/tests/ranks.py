@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import time
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from coral import Repository
-from coral.integrations.lightning import CoralCallback
+from coral.filesystem import LocalFileSystem
+from coral.integrations.lightning import CoralCallback, _source
 
 warnings.simplefilter("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -134,6 +138,64 @@ def dies() -> dict[str, Any]:
     return {}
 
 
+def killed(rank: int, *, linked: bool | None = None) -> dict[str, Any]:
+    """A rank is killed in the second save: as it gives what it has, or the main one around its commit's link."""
+    own_give, own_link = _source.TrainerSource._give, LocalFileSystem.link
+    moves = 0
+
+    def give(self: Any) -> Any:
+        if self._trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return own_give(self)
+
+    def link(self: Any, source: str, target: str) -> None:
+        nonlocal moves
+        moves += target.startswith("refs/heads/main")
+        if moves == 2 and not linked:
+            os.kill(os.getpid(), signal.SIGKILL)
+        own_link(self, source, target)
+        if moves == 2 and linked:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if int(os.environ.get("LOCAL_RANK", "0")) == rank:
+        if linked is None:
+            _source.TrainerSource._give = give  # type: ignore[method-assign]
+        else:
+            LocalFileSystem.link = link  # type: ignore[method-assign]
+    saves = coral(FOLDER / "weights", save_every_n_steps=2, include_optimizer=True)
+    # those that are left may have to wait so long for one that has gone as well: torch knows no other way
+    strategy = DDPStrategy(timeout=timedelta(seconds=45))
+    trainer(saves, strategy=strategy).fit(Net(), *loaders())
+    return {}
+
+
+def exits() -> dict[str, Any]:
+    """The program ends in step 5, on all ranks, while step 4 is being saved."""
+
+    class Exits(pl.Callback):
+        ended = False
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5:
+                self.ended = True
+                sys.exit(3)
+
+    own_commit, end = Repository.commit, Exits()
+
+    def slow(*args: Any, **options: Any) -> str:
+        for _ in range(1200):  # it is done when the program ends
+            if end.ended:
+                (FOLDER / "ended").touch()
+                break
+            time.sleep(0.05)
+        return own_commit(*args, **options)
+
+    Repository.commit = slow  # type: ignore[method-assign]
+    saves = coral(FOLDER / "weights", save_every_n_steps=4, include_optimizer=True, save_on_interrupt=False)
+    trainer(saves, end).fit(Net(), *loaders())
+    return {}
+
+
 def sharded() -> dict[str, Any]:
     """Full tensors on rank 0, and a run that goes on from a file exactly."""
     path, found = FOLDER / "weights", {}
@@ -155,7 +217,15 @@ def sharded() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    result = {"whole": whole, "dies": dies, "sharded": sharded}[SCENARIO]()
+    result = {
+        "whole": whole,
+        "dies": dies,
+        "another is killed as it gives its part": lambda: killed(2),
+        "the main one is killed before its commit is there": lambda: killed(0, linked=False),
+        "the main one is killed when its commit is there": lambda: killed(0, linked=True),
+        "exits": exits,
+        "sharded": sharded,
+    }[SCENARIO]()
     if dist.get_rank() == 0:
         (FOLDER / "found.json").write_text(json.dumps(result))
     dist.barrier()

@@ -92,9 +92,11 @@ def test_arguments_that_cannot_be_are_refused(path: Path, options: dict[str, Any
     assert not path.exists()
 
 
-def test_an_unsafe_branch_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("branch", ["../elsewhere", "a b", "", "HEAD", "x.lock", 3])
+def test_an_unsafe_branch_is_refused(path: Path, branch: Any) -> None:
     with pytest.raises(UnsafeInput):
-        CoralCallback(path, branch="../elsewhere")
+        CoralCallback(path, branch=branch)
+    assert not path.exists()
 
 
 def test_a_folder_that_cannot_be_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
@@ -110,6 +112,17 @@ def test_a_folder_that_is_not_to_be_written_to_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     with pytest.raises(ReadOnly, match="cannot be made"):
         CoralCallback(tmp_path / "weights")
+
+
+def test_a_repository_that_is_not_to_be_written_to_is_refused_before_training(
+    lab: SimpleNamespace, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Repository(path, init=True)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    module = lab.Scored()
+    with pytest.raises(ReadOnly, match="cannot be written to"):
+        fit(lab, coral(path), module=module)
+    assert module.weight.item() == 0
 
 
 def test_a_repository_of_a_newer_format_is_refused(path: Path) -> None:
@@ -210,6 +223,7 @@ def test_weights_that_do_not_fit_are_listed(lab: SimpleNamespace, path: Path) ->
     other = nn.ParameterDict({"weight": torch.zeros(2), "bias": torch.zeros(1)})
     with pytest.raises(WeightsMismatch) as refused:
         callback.load_from_coral(other)
+    assert all(part in str(refused.value) for part in ("weight", "(1,)", "(2,)", "missing: bias"))
     assert refused.value.missing == ["bias"]
     assert list(refused.value.mismatched) == ["weight"]
     assert callback.load_from_coral(other, strict=False)["loaded"] == []

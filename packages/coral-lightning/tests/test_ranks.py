@@ -61,6 +61,41 @@ def test_when_a_rank_dies_the_others_do_not_wait(tmp_path: Path) -> None:
     assert repo.fsck().ok
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("scenario", "steps"),
+    [
+        ("another is killed as it gives its part", [2]),
+        ("the main one is killed before its commit is there", [2]),
+        ("the main one is killed when its commit is there", [4, 2]),
+    ],
+)
+def test_one_of_four_ranks_is_killed_within_a_save(scenario: str, steps: list[int], tmp_path: Path) -> None:
+    status, said = run(scenario, tmp_path, 4)
+    assert status != 0, said[-4000:]
+    whole(tmp_path, steps, said)
+
+
+@pytest.mark.nightly
+def test_four_ranks_exit_while_a_save_is_under_way(tmp_path: Path) -> None:
+    status, said = run("exits", tmp_path, 4)
+    assert status == 3, said[-4000:]
+    assert (tmp_path / "ended").exists(), "else the save was over before the program ended"
+    whole(tmp_path, [4], said)
+
+
+def whole(folder: Path, steps: list[int], said: str) -> None:
+    """The repository has commits of these steps, of which nothing is lost, and takes another one."""
+    repo = Repository(folder / "weights")
+    log = repo.log()
+    assert [commit.step for commit in log] == steps, said[-4000:]
+    assert repo.fsck().ok
+    for commit in log:
+        assert all(weight.data.size for weight in repo.load(commit.id).values())
+        assert len(repo.load_state(commit.id)["ranks"]) == 4
+    assert repo.show(repo.commit(repo.load(), "another")).parents == (log[0].id,)
+
+
 def test_shards_are_brought_together(tmp_path: Path) -> None:
     seen = found("sharded", tmp_path)
     assert seen["steps"] == [8, 6, 4, 2]

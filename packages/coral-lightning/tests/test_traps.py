@@ -283,6 +283,27 @@ def test_a_save_that_fails_leaves_the_run_and_its_exception_alone(
     assert "saving step 9 failed" in caplog.text
 
 
+def test_a_save_that_fails_as_the_run_ends_takes_no_exceptions_place(
+    lab: SimpleNamespace, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("mine")
+
+    class Raises(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 4:
+                raise error
+
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Repository, "commit", fail)
+    with pytest.raises(RuntimeError) as came:
+        lab.trainer(Raises(), coral(path)).fit(lab.Scored(), batches(3), batches(1))
+    assert came.value is error
+    assert (error.__cause__, error.__context__) == (None, None)
+    assert "saving step 4 failed: the disk is gone" in caplog.text
+
+
 @pytest.mark.parametrize("several", [False, True], ids=["one", "with another"])
 def test_nothing_is_made_by_a_development_run(lab: SimpleNamespace, path: Path, several: bool) -> None:
     trainer = lab.trainer(coral(path, save_every_n_steps=1), fast_dev_run=2 if several else True)

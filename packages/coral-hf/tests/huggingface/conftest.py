@@ -9,6 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.utils import get_session
 
 from coral import WeightTensor
 from coral.integrations.huggingface import CoralHubClient
@@ -22,6 +23,7 @@ from loopback_hub import Hub, online, reach
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     found = Hub()
     online(monkeypatch)
+    get_session()  # older clients make several, and leave all but one open, where the first calls come at once
     yield found
     huggingface_hub.close_session()
     found.stop()
