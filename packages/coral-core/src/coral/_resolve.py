@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
 
-from coral.errors import AmbiguousRef, CorruptObject, UnknownRef
+from coral.errors import AmbiguousRef, CorruptObject, UnknownRef, UnsafeInput
 from coral.objects import Commit, is_id
 from coral.store import Store, _refs
 
@@ -27,9 +27,12 @@ def head(store: Store) -> str:
     entry = _refs.read(store.fs, _refs.HEAD)
     if entry is None or entry.value is None:
         return "main"
-    if not entry.value.startswith("refs/heads/"):
-        raise CorruptObject(f"HEAD names {entry.value[:80]!r}, which is no branch", path=_refs.HEAD)
-    return _refs.check_ref_name(entry.value.removeprefix("refs/heads/"))
+    try:
+        if entry.value.startswith("refs/heads/"):
+            return _refs.check_ref_name(entry.value.removeprefix("refs/heads/"))
+    except UnsafeInput:
+        pass
+    raise CorruptObject(f"HEAD names {entry.value[:80]!r}, which is no branch. Run fsck.", path=_refs.HEAD)
 
 
 def tip(store: Store, kind: str, name: str) -> str | None:

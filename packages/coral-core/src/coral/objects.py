@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from coral import _json
 from coral.errors import CoralError, CorruptObject, NewerFormat, UnsafeInput, UnsupportedValue
 from coral.state import StateValue, flatten, plain
-from coral.weights import WeightTensor, check_name, check_shape
+from coral.weights import MAX_BYTES, WeightTensor, check_name, check_shape
 
 __all__ = ["Commit", "Note", "State", "TensorEntry", "Tree"]
 
 _ID = re.compile("[0-9a-f]{64}")
+_FLOAT_BITS = 1023
 _ENTRY_FIELDS = {"dtype", "id", "shape"}
 
 
@@ -137,7 +138,7 @@ class Note:
                     raise CorruptObject(f"{what}: not a note", path=what)
                 metrics = plain(fields.get("metrics", {}), what)
                 reasons = frozenset(_words(fields.get("reasons", []), what))
-                training = plain(fields.get("training", {}), what)
+                training = _training(plain(fields.get("training", {}), what), what)
                 synced, local = fields.get("synced", True) is not False, fields.get("local", False) is True
                 return cls(_metrics(metrics, what), reasons, pruned, state, training, float(time), synced, local)
             case _:
@@ -272,6 +273,8 @@ def decode_commit(data: bytes, id: str) -> Commit:
     what = f"commit {id[:12]}"
     found = _fields(_json.loads(data, what), _COMMIT_FIELDS, what)
     parents = found["parents"]
+    if not 0 <= found["nbytes"] <= MAX_BYTES:
+        raise CorruptObject(f"{what}: nbytes is no size", commits=[id])
     if not is_time(found["time"]):
         raise CorruptObject(f"{what}: its time is not a time", commits=[id])
     if (
@@ -289,7 +292,7 @@ def decode_commit(data: bytes, id: str) -> Commit:
         time=float(found["time"]),
         nbytes=found["nbytes"],
         metadata=MappingProxyType(dict(plain(found["metadata"], what))),
-        training=MappingProxyType(dict(plain(found["training"], what))),
+        training=MappingProxyType(_training(plain(found["training"], what), what)),
         metrics=MappingProxyType(_metrics(plain(found["metrics"], what), what)),
         reasons=tuple(_words(found["reasons"], what)),
     )
@@ -307,6 +310,15 @@ def _fields(found: Any, expected: Mapping[str, Any], what: str) -> dict[str, Any
 def _metrics(found: Mapping[str, Any], what: str) -> dict[str, float]:
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found.values()):
         raise CorruptObject(f"{what}: a metric is not a number")
+    if any(isinstance(v, int) and v.bit_length() > _FLOAT_BITS for v in found.values()):
+        raise CorruptObject(f"{what}: a metric is too large for a float")
+    return dict(found)
+
+
+def _training(found: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What a run says of itself: its step and epoch stand in messages, and are numbers that can be shown."""
+    if any(isinstance(found.get(name), int) and found[name].bit_length() > 63 for name in ("step", "epoch")):
+        raise CorruptObject(f"{what}: its step or epoch is too large")
     return dict(found)
 
 

@@ -84,18 +84,27 @@ def check_name(name: object, what: str = "tensor name") -> str:
 def check_shape(shape: object, dtype: object) -> tuple[tuple[int, ...], int]:
     """Return (shape, bytes) for an untrusted shape of a known dtype."""
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UnsafeInput(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+        raise UnsafeInput(f"unknown dtype {_shown(dtype)}; known: {', '.join(DTYPES)}")
     if not isinstance(shape, (list, tuple)) or len(shape) > MAX_RANK:
-        raise UnsafeInput(f"a shape is a list of at most {MAX_RANK} sizes, not {str(shape)[:80]}")
+        raise UnsafeInput(f"a shape is a list of at most {MAX_RANK} sizes, not {_shown(shape)}")
     nbytes, largest = DTYPES[dtype].itemsize, 0
     for size in shape:
         if type(size) is not int or size < 0:  # bools and floats are not sizes
-            raise UnsafeInput(f"a shape holds sizes of 0 or more, not {size!r}")
+            raise UnsafeInput(f"a shape holds sizes of 0 or more, not {_shown(size)}")
         nbytes *= size  # Python ints: nothing wraps around
         largest = max(largest, size)
     if nbytes > MAX_BYTES or largest > MAX_BYTES:
-        raise LimitExceeded(f"a tensor of shape {list(shape)} and dtype {dtype} is larger than 2^63 - 1 bytes")
+        raise LimitExceeded(
+            f"a tensor of shape {str(list(shape))[:200]} and dtype {dtype} is larger than 2^63 - 1 bytes"
+        )
     return tuple(shape), nbytes
+
+
+def _shown(value: object) -> str:
+    """A value of a stranger's in a message: short, whatever it is."""
+    if isinstance(value, (list, tuple, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return repr(value[:60] if isinstance(value, str) else value)[:80]
 
 
 class WeightTensor:
