@@ -159,6 +159,20 @@ def test_grace_is_for_what_nothing_ever_led_to(repo: Repository, fs: FileSystem,
     assert packs(folder) == before
 
 
+def test_a_clock_that_is_wrong_makes_nothing_old(
+    repo: Repository, fs: FileSystem, grow: Grow, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(1)
+    grow(2, branch="dev")
+    repo.delete_branch("dev")
+    written = folder / "tmp" / f"{nonce()}-{'0' * 8}-{'0' * 8}-1"
+    written.write_bytes(b"another machine is at it")
+    now = fs.now()
+    monkeypatch.setattr(LocalFileSystem, "now", lambda self: now + 10 * 365 * 86400.0)
+    assert repo.gc(grace=1000).packs_removed == 0
+    assert written.exists()
+
+
 def test_what_was_pruned_has_no_grace(repo: Repository, grow: Grow) -> None:
     one, _ = grow(1, 2)
     repo.annotate(one, pruned=True)

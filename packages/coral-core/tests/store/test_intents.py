@@ -33,6 +33,22 @@ def announce(fs: LocalFileSystem, folder: Path) -> Callable[..., Path]:
     return write
 
 
+class TenYearsAhead(LocalFileSystem):
+    """A machine whose clock is wrong; files are stamped by another one."""
+
+    def now(self) -> float:
+        return super().now() + 10 * 365 * 86400.0
+
+
+def test_a_clock_that_is_wrong_makes_no_intent_old(folder: Path, announce: Callable[..., Path]) -> None:
+    announce(host="another")
+    ahead = TenYearsAhead(folder)
+    assert needed(ahead) == {A}
+    assert ahead.list("tmp") == []
+    announce(host="another", age=15 * 86400)
+    assert needed(ahead) == set()
+
+
 def test_an_intent_holds_while_its_block_runs(fs: LocalFileSystem) -> None:
     assert needed(fs) == set()
     with intent(fs, "commit", [A]), intent(fs, "repack", [B, "not an id"]):

@@ -31,7 +31,7 @@ from coral.maintenance._inventory import Copy, Inventory, by_pack, settle
 from coral.maintenance._marking import Marker, Marks
 from coral.objects import is_id
 from coral.store import Operation, Store, _refs, intent, intents
-from coral.store._files import tag_of
+from coral.store._files import filesystem_time, tag_of
 from coral.store._intents import FOREIGN_AGE
 from coral.store._pack import Directory, Entry, PackWriter, directory_of, path_of
 from coral.store._partial import partial_names
@@ -212,13 +212,14 @@ class Collector:
         condemned: list[str] = []
         moved: dict[str, list[tuple[str, Copy]]] = {}
         small: list[str] = []
+        now = filesystem_time(fs) if grace else 0.0
         for pack in self._candidates:
             if pack in marks.packs or pack not in self.inventory:
                 continue
             size, held = self.inventory.size(pack), needed.get(pack, [])
             if not held:
                 published = any(id in marks for id, _ in self.inventory.held(pack))
-                if published or not grace or fs.now() - fs.stat(path_of(pack)).mtime > grace:
+                if published or not grace or now - fs.stat(path_of(pack)).mtime > grace:
                     condemned.append(pack)
                 continue
             dead = sum(copy.size for _, copy in self.inventory.held(pack)) - sum(copy.size for _, copy in held)
@@ -298,6 +299,7 @@ class Collector:
         """Remove what processes that are gone were writing, and what they had announced."""
         fs = self.store.fs
         host, boot, _ = tag_of(fs.origin()).split("-")
+        now: float | None = None
         for name in fs.list("tmp"):
             with suppress(FileNotFoundError):
                 match name.split("-"):
@@ -306,7 +308,8 @@ class Collector:
                         if its_boot != boot or not fs.alive(origin):
                             fs.unlink(f"tmp/{name}")
                     case _:
-                        if fs.now() - fs.stat(f"tmp/{name}").mtime > FOREIGN_AGE:
+                        now = filesystem_time(fs) if now is None else now
+                        if now - fs.stat(f"tmp/{name}").mtime > FOREIGN_AGE:
                             fs.unlink(f"tmp/{name}")
         for found in intents(fs):
             if not found.alive:

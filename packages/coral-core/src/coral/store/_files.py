@@ -38,6 +38,15 @@ def temporary(fs: FileSystem) -> Iterator[tuple[str, WriteFile]]:
             fs.unlink(path)
 
 
+def filesystem_time(fs: FileSystem) -> float:
+    """Seconds since the epoch by the clock that stamps files, which ages go by: a machine's own may be years off."""
+    try:
+        with temporary(fs) as (path, _):
+            return fs.stat(path).mtime
+    except OSError:  # nothing can be written: then nothing is removed for its age either
+        return fs.now()
+
+
 def put_if_absent(fs: FileSystem, path: str, data: bytes, *, durable: bool) -> bool:
     """Make `path` hold `data` unless it exists; True if this call made it.
 

@@ -14,7 +14,7 @@ from coral import _json
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem, Origin
 from coral.objects import is_id
-from coral.store._files import LIMIT, nonce, seal, unseal
+from coral.store._files import LIMIT, filesystem_time, nonce, seal, unseal
 
 FOREIGN_AGE = 14 * 86400.0
 """Seconds after which what another host left counts as abandoned."""
@@ -72,17 +72,21 @@ class Intent:
 
 def intents(fs: FileSystem) -> list[Intent]:
     """All intents that can be read; one that cannot is being written or withdrawn, and relies on nothing yet."""
-    found, here = [], fs.origin()
+    found, here, now = [], fs.origin(), None
     for name in fs.list("intents"):
         path = f"intents/{name}"
         try:
             content = _json.loads(unseal(fs.read(path, LIMIT), path), path)
-            age = fs.now() - fs.stat(path).mtime
+            written = fs.stat(path).mtime
         except (CorruptObject, FileNotFoundError):
             continue
         match content:
             case {"host": str(host), "boot": str(boot), "pid": int(pid), "kind": str(kind), "needs": list(needs)}:
-                alive = fs.alive(Origin(host, boot, pid)) if host == here.host else age < FOREIGN_AGE
+                if host == here.host:
+                    alive = fs.alive(Origin(host, boot, pid))
+                else:
+                    now = filesystem_time(fs) if now is None else now
+                    alive = now - written < FOREIGN_AGE
                 found.append(Intent(name, kind, frozenset(id for id in needs if is_id(id)), alive))
     return found
 
