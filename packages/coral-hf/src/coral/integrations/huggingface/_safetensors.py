@@ -18,7 +18,7 @@ from coral import WeightTensor
 from coral.errors import CoralError, UnsafeInput, UnsupportedValue
 from coral.weights import DTYPES, check_name, check_shape
 
-__all__ = ["Place", "as_tensor", "read_header", "write_file"]
+__all__ = ["Place", "as_tensor", "parse_header", "read_header", "write_file"]
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the format
 
@@ -55,15 +55,30 @@ def read_header(path: Path, what: str) -> dict[str, Place]:
         if length > min(_MAX_HEADER, size - 8):
             raise _lies(what, f"it says that its header has {length} bytes, and has {size} in all")
         text = file.read(length)
+    return parse_header(text, size, what)
+
+
+def parse_header(text: bytes, size: int, what: str) -> dict[str, Place]:
+    """Where the tensors of a file of `size` bytes lie, by the text of its header; raises what `read_header` does."""
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise _lies(what, f"its header is not what the format asks for: {error}") from error
     if not isinstance(header, dict):
         raise _lies(what, f"its header is a {type(header).__name__}, not an object")
-    header.pop("__metadata__", None)
-    places = {check_name(name): _place(name, entry, 8 + length, what) for name, entry in header.items()}
-    return _without_gaps(places, 8 + length, size, what)
+    extra = header.pop("__metadata__", {})
+    if not isinstance(extra, dict) or not all(isinstance(value, str) for value in extra.values()):
+        raise _lies(what, "its __metadata__ is not texts by name")
+    start = 8 + len(text)
+    places = {_name(name, what): _place(name, entry, start, what) for name, entry in header.items()}
+    return _without_gaps(places, start, size, what)
+
+
+def _name(name: str, what: str) -> str:
+    try:
+        return check_name(name)
+    except UnsafeInput as error:
+        raise _lies(what, str(error)) from error
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -75,10 +90,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _place(name: str, entry: object, start: int, what: str) -> Place:
     match entry:
-        case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+        case {"dtype": str(code), "shape": list(shape), "data_offsets": [begin, end], **rest} if (
+            type(begin) is int and type(end) is int and not rest
+        ):
             pass
         case _:
-            raise _lies(what, f"tensor {name!r} has no dtype, shape and data_offsets")
+            raise _lies(what, f"tensor {name[:200]!r} has not a dtype, a shape and two data_offsets, and nothing else")
     if code not in _CODES:
         raise UnsupportedValue(f"{what}: tensor {name!r} has dtype {code[:40]!r}, which coral cannot store", path=name)
     try:
@@ -86,7 +103,9 @@ def _place(name: str, entry: object, start: int, what: str) -> Place:
     except CoralError as error:
         raise _lies(what, f"tensor {name!r}: {error}") from error
     if end - begin != nbytes:
-        raise _lies(what, f"tensor {name!r} takes {nbytes} bytes, and is said to lie from {begin} to {end}")
+        raise _lies(
+            what, f"tensor {name!r} takes {nbytes} bytes, and is said to lie from {str(begin)[:20]} to {str(end)[:20]}"
+        )
     return Place(_CODES[code], sizes, start + begin, nbytes)
 
 
