@@ -23,8 +23,8 @@ from coral import Repository
 __all__ = ["run"]
 
 BENCH = "callbacks"
-STEPS = 40
-ROUNDS = 5
+STEPS = 80
+ROUNDS = 3
 """The most rounds: each trains ten times."""
 NONE: Way = "no saving"
 CORAL: Way = "coral"

@@ -23,7 +23,7 @@ FLOORS = [
     {"coral.store"},
     {"coral.maintenance", "coral._resolve", "coral._loading"},
     {"coral.remotes"},
-    {"coral._remoting"},
+    {"coral._naming", "coral._remoting"},
     {"coral.repository"},
     {"coral"},
     {"coral.training"},
