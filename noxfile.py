@@ -157,7 +157,8 @@ def torture(session: nox.Session) -> None:
 @nox.session
 def nightly(session: nox.Session) -> None:
     """Run the torture at ten times its size, the properties on many more examples, and the tests that take long."""
-    install(session, EVERYTHING, "pytest", "hypothesis", *[each for some in TESTED_WITH.values() for each in some])
+    tested_with = [each for some in TESTED_WITH.values() for each in some]
+    install(session, EVERYTHING, "pytest", "hypothesis", "s3fs", "moto[server]", *tested_with)
     script(session, "tests/torture/run.py", "--nightly")
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
     for folder in ("tests", *(f"packages/{name}/tests" for name in EVERYTHING)):

@@ -2,8 +2,9 @@
 
 Pushes go to a folder, to an S3 server (moto, a process of its own behind a proxy that counts bodies) and to a Hub on
 loopback; downloads come from that Hub. What is asked is of what coral itself has to move. The plain files that a push
-to the Hub keeps there for `from_pretrained` are counted apart. Beside it stands what moves where files are copied whole,
-as by rsync to another machine or `aws s3 sync` of files that have changed, and by huggingface_hub's snapshot_download.
+to the Hub keeps there for `from_pretrained` are counted apart. Beside it stands what moves where files are copied
+whole, as by rsync to another machine or `aws s3 sync` of files that have changed, and by huggingface_hub's
+snapshot_download.
 """
 
 from __future__ import annotations
