@@ -14,6 +14,7 @@ from transformers.trainer_callback import ExportableState
 
 from coral import Repository
 from coral.integrations.hf_trainer import CoralTrainerCallback
+from coral.integrations.hf_trainer._source import TrainerSource
 
 
 def coral(repo: Repository, **options: Any) -> CoralTrainerCallback:
@@ -195,6 +196,22 @@ def test_every_log_may_have_a_train_runtime(training: Any, repo: Repository) -> 
     trainer.train()
     assert sum(runtimes) > 1, "else there is no trap"
     assert saved(repo) == {5: ("step",), 10: ("step",), 12: ("final",)}
+
+
+def test_what_is_saved_at_the_end_need_be_no_copy(
+    training: Any, repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[bool] = []
+    real = TrainerSource.capture
+
+    def capture(self: TrainerSource, *, copy: bool = True) -> Any:
+        copies.append(copy)
+        return real(self, copy=copy)
+
+    monkeypatch.setattr(TrainerSource, "capture", capture)
+    training.trainer(coral(repo, save_every_n_steps=4)).train()
+    assert copies == [False, True, True, False], "the first is measured before it is copied"
+    assert saved(repo) == {4: ("step",), 8: ("step",), 12: ("final", "step")}
 
 
 def test_steps_of_accumulation_are_updates(training: Any, repo: Repository) -> None:

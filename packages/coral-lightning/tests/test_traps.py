@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from coral import Repository
 from coral.integrations.lightning import CoralCallback
+from coral.integrations.lightning._source import TrainerSource
 from coral.integrations.pytorch._state import decode
 
 Saved = Callable[..., dict[int | None, tuple[str, ...]]]
@@ -242,6 +243,23 @@ def test_two_callbacks_live_together(lab: SimpleNamespace, path: Path, saved: Sa
         lab.Scored(), batches(3), batches(1)
     )
     assert (list(saved("a")), list(saved("b"))) == ([3, 6, 9], [4, 8])
+
+
+def test_what_is_saved_at_the_end_need_be_no_copy(
+    lab: SimpleNamespace, path: Path, saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[bool] = []
+    real = TrainerSource.capture
+
+    def capture(self: TrainerSource, *, copy: bool = True) -> Any:
+        copies.append(copy)
+        return real(self, copy=copy)
+
+    monkeypatch.setattr(TrainerSource, "capture", capture)
+    callback = coral(path, save_every_n_steps=2, include_optimizer=True)
+    lab.trainer(callback, max_epochs=2).fit(lab.Scored(), batches(3), batches(1))
+    assert copies == [False, True, True, False], "the first is measured before it is copied"
+    assert list(saved()) == [2, 4, 6]
 
 
 def test_a_score_that_is_not_a_number_is_never_the_best(lab: SimpleNamespace, path: Path, saved: Saved) -> None:

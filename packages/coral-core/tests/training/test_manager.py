@@ -23,6 +23,7 @@ from coral.training import (
     Snapshot,
     StepEnd,
     TrainBegin,
+    TrainEnd,
     TrainingState,
 )
 
@@ -392,6 +393,22 @@ def test_short_of_memory_it_saves_in_place_and_says_so(repo, source, monkeypatch
         train(manager, source, 0, 1)
     assert copies == [False]
     assert "memory is short" in caplog.text
+
+
+def test_the_last_save_of_a_run_is_no_copy(repo, source, monkeypatch):
+    copies = []
+    real = Counter.capture
+    monkeypatch.setattr(Counter, "capture", lambda self, *, copy=True: (copies.append(copy), real(self, copy=copy))[1])
+    with CheckpointManager(repo, config(save_every_n_steps=2), source) as manager:
+        train(manager, source, 0, 2)
+        assert copies == [False, True], "the first is measured before it is copied"
+        train(manager, source, 2, 3)
+    assert copies == [False, True, False]
+    with CheckpointManager(repo, config(save_every_n_steps=2), source) as manager:
+        manager.emit(StepEnd(4), TrainEnd(4))
+        assert steps(repo) == [2, 3, 4], "it is written when emit returns"
+        assert repo.show().reasons == ("final", "step")
+    assert copies == [False, True, False, False]
 
 
 def test_time_trigger_uses_the_managers_clock_where_the_event_has_none(repo, source, monkeypatch):

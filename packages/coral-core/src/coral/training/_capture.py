@@ -20,9 +20,12 @@ class Capture:
         self._experiment = experiment
         self._has_room = False  # whether there was memory for a copy of a snapshot
 
-    def take(self, step: int) -> tuple[Snapshot, bool]:
-        """A snapshot, and whether it is a copy: training must not go on before one that is not has been saved."""
-        if not self._copies:
+    def take(self, step: int, *, last: bool = False) -> tuple[Snapshot, bool]:
+        """A snapshot, and whether it is a copy: training must not go on before one that is not has been saved.
+
+        The `last` of a run is none: there is no training that it could be in the way of.
+        """
+        if not self._copies or last:
             return self._measured(self._source.capture(copy=False)), False
         if not self._has_room:  # the first copy takes memory, which later ones use again
             views = self._measured(self._source.capture(copy=False))

@@ -166,7 +166,8 @@ class CheckpointManager:
 
     def _save(self, action: Save, events: tuple[Event, ...]) -> None:
         try:
-            snapshot, copied = self._capture.take(action.step)
+            last = any(isinstance(event, TrainEnd) for event in events)
+            snapshot, copied = self._capture.take(action.step, last=last)
         except Exception as error:  # noqa: BLE001 - reported at the next event
             self._fail(action.step, error)
             return

@@ -11,7 +11,7 @@ from transformers.trainer_callback import TrainerState
 
 from coral.integrations.hf_trainer._events import Collected
 from coral.integrations.hf_trainer._source import TrainerSource
-from coral.training import CheckpointConfig, CheckpointManager, Interrupted, Stop
+from coral.training import CheckpointConfig, CheckpointManager, Event, Interrupted, Stop, TrainEnd
 
 __all__ = ["Run", "quietly"]
 
@@ -97,7 +97,9 @@ class Run:
 
     def _tell(self, *, ends: bool = False) -> bool:
         """Tell the manager, on all processes alike: those that have none may have to help."""
-        events = self._collected.take()
+        events: tuple[Event, ...] = self._collected.take()
+        if events and ends:  # at once, so that the last save need not be a copy
+            events = (*events, TrainEnd(events[-1].step))
 
         def work() -> bool:
             if self._manager is None:

@@ -25,6 +25,7 @@ from coral.training import (
     StepEnd,
     Stop,
     TrainBegin,
+    TrainEnd,
 )
 
 __all__ = ["Run"]
@@ -136,6 +137,8 @@ class Run:
             return
         self._source.settle()
         events = self._take()
+        if events and then is not None:  # at once, so that the last save need not be a copy
+            events = (*events, TrainEnd(events[-1].step))
         self._together(partial(self._work, events, then))
 
     def _work(self, events: tuple[Event, ...], then: Callable[[], None] | None) -> bool:
