@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import bit_rot
 import numpy as np
 import power_loss
 import races
@@ -25,7 +26,7 @@ from coral.maintenance import _encoding, _gc, _marking
 from coral.maintenance._gc import Collector
 from coral.maintenance._inventory import settle
 from coral.maintenance._marking import Marker, Marks
-from coral.store import Copies, Store, _committing
+from coral.store import Copies, Store, _chain, _committing
 from coral.store._pack import path_of
 
 Patch = tuple[Any, str, Any]
@@ -90,6 +91,15 @@ def _rot() -> Tally:
     except CorruptObject:
         return Tally(1)
     return Tally(1, ["SILENTLY WRONG: what is damaged loads"])
+
+
+class _Fits:
+    """A sum that is equal to any other."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
 
 
 class _Mute:
@@ -205,6 +215,11 @@ CODE_MUTANTS = (
         "names of packs are not made durable",
         ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path == "packs")),),
         (_loss("repack, twice"),),
+    ),
+    CodeMutant(
+        "blocks are not checked",
+        ((_chain, "folds", lambda arrays: [_Fits()] * len(arrays)), (_chain, "fold", lambda block: _Fits())),
+        (lambda: bit_rot.run(parts=40, bits=1, stop=1),),
     ),
     CodeMutant("packs are not read back", ((_encoding, "_verify", _nothing),), (_rot,)),
     CodeMutant(
