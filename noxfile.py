@@ -150,7 +150,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def torture(session: nox.Session) -> None:
     """Inject faults into every write, with all the states that the bounded part in `tests` leaves out."""
-    install(session, ["coral-core"])
+    install(session, ["coral-core"], "hypothesis")
     script(session, "tests/torture/run.py", "--full", *session.posargs)
 
 
