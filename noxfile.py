@@ -152,6 +152,7 @@ def torture(session: nox.Session) -> None:
     """Inject faults into every write, with all the states that the bounded part in `tests` leaves out."""
     install(session, ["coral-core"], "hypothesis")
     script(session, "tests/torture/run.py", "--full", *session.posargs)
+    script(session, "tests/fuzz/parsers.py", "--runs", "50000")
 
 
 @nox.session
@@ -160,6 +161,7 @@ def nightly(session: nox.Session) -> None:
     tested_with = [each for some in TESTED_WITH.values() for each in some]
     install(session, EVERYTHING, "pytest", "hypothesis", "s3fs", "moto[server]", *tested_with)
     script(session, "tests/torture/run.py", "--nightly")
+    script(session, "tests/fuzz/parsers.py", "--runs", "1000000")
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
     for folder in ("tests", *(f"packages/{name}/tests" for name in EVERYTHING)):
         session.run("pytest", folder, "-m=nightly", *session.posargs)
