@@ -148,6 +148,26 @@ def test_after_sigterm_it_is_exact(lab: SimpleNamespace, path: Path, make: Any) 
     assert found == expected
 
 
+@pytest.mark.parametrize("step", [5, 6], ids=["batch", "epoch"])
+@pytest.mark.parametrize("interval", [1.0, 1], ids=["by epoch", "by batch"])
+def test_a_run_that_handles_sigterm_itself_is_exact(
+    lab: SimpleNamespace, path: Path, step: int, interval: float
+) -> None:
+    """It is saved at once, and as it ends one update later, after a validation that only the end has brought."""
+    expected, _ = whole(lab, {}, stateful(), val_check_interval=interval)
+    lab.seeded()
+    at = StopAt(step - 1, partial(os.kill, os.getpid(), signal.SIGTERM))
+    saves = CoralCallback(path, include_optimizer=True, durability="fast", handle_signals=True)
+    lab.trainer(at, saves, val_check_interval=interval).fit(lab.Net(), *lab.loaders(stateful()))
+    log = Repository(path).log()
+    assert [(commit.step, commit.reasons, commit.exact) for commit in log] == [
+        (step, ("final",), True), (step - 1, ("preempted",), True),
+    ]  # fmt: skip
+    for commit in log:
+        found, _ = resumed(lab, path, {}, stateful(), commit.id, val_check_interval=interval)
+        assert found == expected, commit.reasons
+
+
 def test_sigterm_within_a_validation_is_approximate(lab: SimpleNamespace, path: Path) -> None:
     broken(lab, path, {}, DataLoader, StopAt(2, partial(os.kill, os.getpid(), signal.SIGTERM)))
     commit = Repository(path).show()

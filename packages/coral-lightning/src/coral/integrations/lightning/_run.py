@@ -94,9 +94,18 @@ class Run:
         """The weights of this step were evaluated."""
         self._source.evaluating = False
         self._events.append(Evaluated(self.step, logged_since(self._trainer, self._evaluation)))
-        if not self._source.begun:
+        if not self._source.begun and not self._of_the_stop():
             self._mark()
         self._stop_if_asked()
+
+    def _of_the_stop(self) -> bool:
+        """Whether this evaluation came only because training is to end within an epoch.
+
+        A run that goes on from here has none, so its random numbers are those from before it.
+        """
+        trainer = self._trainer
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return bool(trainer.should_stop and done < trainer.num_training_batches and done % trainer.val_check_batch)
 
     def epoch_ends(self) -> None:
         """An epoch is over; the module logs more after this hook. One without a batch is none: training was to end."""
