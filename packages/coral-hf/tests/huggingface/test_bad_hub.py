@@ -284,6 +284,34 @@ def test_a_sidecar_that_is_wrong_costs_bytes_and_nothing_else(
     assert equal(another("two").download_model("me/base"), changed)
 
 
+def test_a_sidecar_is_about_its_own_files_alone(hub: Hub, client: Any, model: Model) -> None:
+    """All that it names is here; but somebody has pushed other weights with git."""
+    client.upload_model(model, "me/base")
+    changed = model | {"layer.0": WeightTensor(model["layer.0"].data + np.float32(1))}
+    hub.add("me/base", {**hub.files("me/base"), "model.safetensors": plain(changed)})
+    assert equal(client.download_model("me/base"), changed)
+
+
+def test_a_sidecar_that_gives_a_tensor_the_id_of_another_one_is_not_believed(
+    hub: Hub, client: Any, another: Any, model: Model
+) -> None:
+    client.upload_model(model, "me/base")
+    changed = model | {"layer.3": WeightTensor(model["layer.3"].data + np.float32(1))}
+    another("two").upload_model(changed, "me/tuned")
+    files = hub.files("me/tuned")
+    content = json.loads(files["coral.json"])
+    content["tensors"]["layer.3"]["id"] = content["tensors"]["layer.4"]["id"]  # which is here
+    hub.add("me/tuned", {**files, "coral.json": json.dumps(content).encode()})
+    assert equal(client.download_model("me/tuned"), changed)
+
+
+def test_a_small_file_is_checked_by_its_git_id(hub: Hub, client: Any, model: Model) -> None:
+    client.upload_model(model, "me/base")
+    hub.fault = lambda path: "wrong" if path == "README.md" else None
+    with pytest.raises(CorruptObject, match="git id"):
+        client.upload_model(model, "me/base")
+
+
 @pytest.mark.parametrize("place", [100, -100, 0.5])
 def test_a_delta_pack_that_is_wrong_costs_bytes_and_nothing_else(
     hub: Hub, client: Any, another: Any, model: Model, place: float
