@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -176,9 +177,8 @@ def _parse_block(data: bytes) -> None:
 
 
 def _parse_header(data: bytes) -> None:
-    from coral.integrations.huggingface._safetensors import parse_header
-
-    parse_header(data, 8 + len(data) + 24, "model.safetensors")
+    module = import_module("coral.integrations.huggingface._safetensors")
+    module.parse_header(data, 8 + len(data) + 24, "model.safetensors")
 
 
 def targets() -> list[Target]:
