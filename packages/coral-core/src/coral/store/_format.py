@@ -75,5 +75,6 @@ def check_format(fs: FileSystem) -> None:
         raise CorruptObject("the file `format` does not say which format the repository has", path="format")
     if version > FORMAT:
         raise NewerFormat(
-            f"{fs.root} has format {str(version)[:20]}; this coral reads up to {FORMAT}. Upgrade coral-core.", path=fs.root
+            f"{fs.root} has format {str(version)[:20]}; this coral reads up to {FORMAT}. Upgrade coral-core.",
+            path=fs.root,
         )
