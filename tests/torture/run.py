@@ -93,7 +93,7 @@ BOUNDED = Size(
     },
 )  # fmt: skip
 FULL = Size(
-    cap=40, sagas=24, fast_cap=12, redone_cap=3, mutant_cap=60, afterwards=1, thin=1, limits=20, pages=24, every=True,
+    cap=40, sagas=14, fast_cap=12, redone_cap=3, mutant_cap=60, afterwards=1, thin=1, limits=20, pages=24, every=True,
     heavy=4, slow=True, mutants=(*QUICK, "no second marking"), models=LARGE,
     races={"sparse": 8, "thin": 8_000, "shuffles": 6}, rot={"parts": 16, "bits": 12}, kills=250,
     crowd={"commits": 200, "kills": 110}, sequences=2_000,
@@ -104,7 +104,7 @@ FULL = Size(
     },
 )  # fmt: skip
 NIGHTLY = Size(
-    cap=100, sagas=150, fast_cap=400, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
+    cap=100, sagas=400, fast_cap=400, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
     every=True, heavy=1, slow=True, mutants=ALL, models=model.LARGE,
     races={"sparse": 1, "thin": 100, "shuffles": 300, "states": 4}, rot={"parts": 16, "bits": 125}, kills=2_500,
     crowd={"commits": 2_000, "kills": 1_000}, sequences=20_000,
@@ -120,7 +120,7 @@ def tasks(size: Size, seed: int) -> list[Task]:
     """Everything there is to do, the longest first."""
     todo: list[Task] = []
     for scenario in [*SCENARIOS, *UPKEEP, *sagas(seed, size.sagas)]:
-        cap = size.cap * 5 if scenario in SCENARIOS and size.slow else size.cap  # few of these have to be judged
+        cap = size.cap * 15 if scenario in SCENARIOS and size.slow else size.cap  # few of these have to be judged
         cap = size.cap // 3 if "MiB" in scenario.name or scenario in UPKEEP else cap
         options = {"cap": cap, "seed": seed, "thin": 1 if size.slow or scenario not in UPKEEP else 3}
         todo.append(Task(T1, power_loss.run, (scenario,), options))
