@@ -159,6 +159,25 @@ def test_grace_is_for_what_nothing_ever_led_to(repo: Repository, fs: FileSystem,
     assert packs(folder) == before
 
 
+def test_a_link_whose_reply_was_lost_is_one_that_was_made(
+    repo: Repository, grow: Grow, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(1)
+    before = packs(folder)
+    grow(2, branch="dev")
+    repo.delete_branch("dev")
+    link = LocalFileSystem.link
+
+    def lose_the_reply(self: LocalFileSystem, source: str, target: str) -> None:
+        link(self, source, target)
+        if target.startswith("trash/"):
+            raise FileExistsError(errno.EEXIST, "sent again", target)
+
+    monkeypatch.setattr(LocalFileSystem, "link", lose_the_reply)
+    assert repo.gc().packs_removed == 1
+    assert packs(folder) == before
+
+
 def test_a_clock_that_is_wrong_makes_nothing_old(
     repo: Repository, fs: FileSystem, grow: Grow, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -344,7 +344,8 @@ class Trash:
         taken = []
         for pack in packs:
             with suppress(FileNotFoundError):  # another collection was faster
-                self._fs.link(path_of(pack), self._at(pack))
+                with suppress(FileExistsError):  # NFS lost the reply, and sent it again: nobody else links here
+                    self._fs.link(path_of(pack), self._at(pack))
                 taken.append(pack)
         self._fs.fsync_dir(self._folder)
         for pack in taken:
