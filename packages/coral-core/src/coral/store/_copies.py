@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from coral.store._index import Index
 from coral.store._pack import Directory, Entry, path_of
 
 _LOOKS = 3  # for what others may be moving about
+_MOST_WAYS = 256  # of getting at one tensor that are looked at
 _MAX_DEPTH = 16  # differences on differences that are followed; repack makes 2 at most
 
 
@@ -82,21 +84,29 @@ class Copies:
         return found
 
     def chains(self, id: str) -> Iterator[Chain]:
-        """Every way to get at a tensor's bytes, without differences first. What leads nowhere is left out.
+        """Every way to get at a tensor's bytes, by any copy of each base, short ones first; not what leads nowhere.
 
         MissingExtra where something that is not installed is all that is missing.
         """
         found, extra = False, None
-        for stored in self.all(id):
-            try:
-                chain = self.chain(stored)
-            except (CorruptObject, NewerFormat):
-                continue
-            except MissingExtra as error:
-                extra = error
-                continue
-            found = True
-            yield chain
+        waiting = deque([stored] for stored in self.all(id))
+        for _ in range(_MOST_WAYS):
+            if not waiting:
+                break
+            links = waiting.popleft()
+            base = links[-1].entry.base
+            for copy in () if base is None else self.all(base):
+                with suppress(CorruptObject):
+                    waiting.append(self._on(links, copy))
+            if base is None:
+                with suppress(CorruptObject, NewerFormat):
+                    try:
+                        chain = Chain(links)
+                    except MissingExtra as error:
+                        extra = error
+                        continue
+                    found = True
+                    yield chain
         if extra and not found:
             raise extra
 
@@ -108,19 +118,25 @@ class Copies:
         """
         links = [stored]
         while base := links[-1].entry.base:
-            of, what = links[-1].entry, f"tensor {stored.entry.id[:12]}"
-            if len(links) > _MAX_DEPTH or any(link.entry.id == base for link in links):
-                raise CorruptObject(f"{what} is a difference that leads back to itself, or too far")
             found = self.known(base) or next(self.all(base), None)
             if found is None:
-                self._raise(self.refused.get(base), f"{what} is a difference from {base[:12]}")
-                raise MissingObject(f"{what} is a difference from {base[:12]}, which no pack holds. Run fsck.")
-            if (found.entry.kind, found.entry.dtype, found.entry.nbytes) != ("tensor", of.dtype, of.nbytes):
-                raise CorruptObject(f"{what} is a difference from {base[:12]}, which is not of its size and dtype")
-            if of.codec == Same.code and found.entry.digests != of.digests:
-                raise CorruptObject(f"{what} is said to be the same as {base[:12]}, and is not")
-            links.append(found)
+                what = f"tensor {stored.entry.id[:12]} is a difference from {base[:12]}"
+                self._raise(self.refused.get(base), what)
+                raise MissingObject(f"{what}, which no pack holds. Run fsck.")
+            links = self._on(links, found)
         return Chain(links)
+
+    @staticmethod
+    def _on(links: list[Stored], base: Stored) -> list[Stored]:
+        """Links that lead to a base, with it; CorruptObject where it cannot be that."""
+        of, what = links[-1].entry, f"tensor {links[0].entry.id[:12]}"
+        if len(links) > _MAX_DEPTH or any(link.entry.id == base.entry.id for link in links):
+            raise CorruptObject(f"{what} is a difference that leads back to itself, or too far")
+        if (base.entry.kind, base.entry.dtype, base.entry.nbytes) != ("tensor", of.dtype, of.nbytes):
+            raise CorruptObject(f"{what} is a difference from {base.entry.id[:12]}, which is not of its size and dtype")
+        if of.codec == Same.code and base.entry.digests != of.digests:
+            raise CorruptObject(f"{what} is said to be the same as {base.entry.id[:12]}, and is not")
+        return [*links, base]
 
     def get(self, id: str, name: str, commit: str) -> Chain:
         """How to read a commit's tensor; MissingObject, or CorruptObject, says which it is where that cannot be.
