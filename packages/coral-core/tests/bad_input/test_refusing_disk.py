@@ -100,7 +100,9 @@ def test_every_refusal_has_its_class(
         assert repo.fsck().ok
 
 
-@pytest.mark.parametrize("kinds", [{"fsync"}, {"fsync_dir"}, {"fsync", "fsync_dir"}], ids=lambda kinds: "+".join(sorted(kinds)))
+@pytest.mark.parametrize(
+    "kinds", [{"fsync"}, {"fsync_dir"}, {"fsync", "fsync_dir"}], ids=lambda kinds: "+".join(sorted(kinds))
+)
 def test_a_sync_that_fails_is_never_acknowledged(
     fs: LocalFileSystem,
     weights: Weights,
