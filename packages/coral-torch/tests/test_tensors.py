@@ -13,6 +13,8 @@ from coral.integrations.pytorch import from_weight, to_weight
 from coral.integrations.pytorch._tensors import NAMES
 from coral.weights import DTYPES
 
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")  # said once a process
+
 
 def bits(tensor):
     return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
@@ -61,7 +63,6 @@ def test_conjugates_and_negative_views_are_stored_as_they_look(dtype):
         assert torch.equal(from_weight(to_weight(tensor)), tensor.clone().resolve_conj().resolve_neg())
 
 
-@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 def test_a_conjugated_complex32_is_stored_as_it_looks():
     tensor = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex64).to(torch.complex32).conj()
     assert from_weight(to_weight(tensor)).to(torch.complex64).tolist() == [1 - 2j, 3 + 4j]
