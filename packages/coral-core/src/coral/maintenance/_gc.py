@@ -200,8 +200,9 @@ class Collector:
                 self.inventory.refuse(id, copy)
 
     def _put_back_abandoned(self, own: str) -> None:
+        folders = self.store.fs.list("trash")  # before the intents: each has one before it has a folder
         alive = {found.name for found in intents(self.store.fs) if found.alive} | {own}
-        for name in self.store.fs.list("trash"):
+        for name in folders:
             if name not in alive:
                 trash = Trash(self.store.fs, name)
                 trash.put_back(trash.packs())

@@ -203,8 +203,9 @@ class _Repair:
 
     def _put_back(self, examined: Examined) -> None:
         """Give packs that an interrupted collection left in the trash their names back, as the next one would."""
+        folders = self._fs.list("trash")  # before the intents: each has one before it has a folder
         alive = {found.name for found in intents(self._fs) if found.alive}
-        for name in self._fs.list("trash"):
+        for name in folders:
             if name not in alive:
                 trash = Trash(self._fs, name)
                 there = set(self._fs.list("packs"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from coral.store._index import Index
 from coral.store._pack import Directory, Entry, path_of
 
 _LOOKS = 3  # for what others may be moving about
-_MOST_WAYS = 256  # of getting at one tensor that are looked at
+_MOST_LOOKS = 1000  # for ways to get at one tensor
 _MAX_DEPTH = 16  # differences on differences that are followed; repack makes 2 at most
 
 
@@ -84,29 +83,32 @@ class Copies:
         return found
 
     def chains(self, id: str) -> Iterator[Chain]:
-        """Every way to get at a tensor's bytes, by any copy of each base, short ones first; not what leads nowhere.
+        """Every way to get at a tensor's bytes, by any copy of each base. What leads nowhere is left out.
 
         MissingExtra where something that is not installed is all that is missing.
         """
         found, extra = False, None
-        waiting = deque([stored] for stored in self.all(id))
-        for _ in range(_MOST_WAYS):
-            if not waiting:
+        ways: list[tuple[list[Stored], Iterator[Stored]]] = [([], self.all(id))]  # links, and what they may lead on to
+        for _ in range(_MOST_LOOKS):
+            if not ways:
                 break
-            links = waiting.popleft()
-            base = links[-1].entry.base
-            for copy in () if base is None else self.all(base):
-                with suppress(CorruptObject):
-                    waiting.append(self._on(links, copy))
-            if base is None:
-                with suppress(CorruptObject, NewerFormat):
-                    try:
-                        chain = Chain(links)
-                    except MissingExtra as error:
-                        extra = error
-                        continue
-                    found = True
-                    yield chain
+            links, copies = ways[-1]
+            copy = next(copies, None)
+            if copy is None:
+                ways.pop()
+                continue
+            with suppress(CorruptObject, NewerFormat):
+                links = self._on(links, copy) if links else [copy]
+                if copy.entry.base is not None:
+                    ways.append((links, self.all(copy.entry.base)))
+                    continue
+                try:
+                    chain = Chain(links)
+                except MissingExtra as error:
+                    extra = error
+                    continue
+                found = True
+                yield chain
         if extra and not found:
             raise extra
 
