@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from coral import Repository
 from coral.delta import DeltaConfig
 from coral.errors import CommitInUse, CommitPruned, ConfigError, CorruptObject, MissingObject, StorageError
 from coral.filesystem import FileSystem, LocalFileSystem
+from coral.maintenance import Collector
+from coral.maintenance._gc import Trash
 from coral.store import intent
 from coral.store._files import nonce, seal, tag_of
 from coral.store._pack import Entry, path_of, read_directory
@@ -484,3 +487,28 @@ def test_a_damaged_commit_stands_for_nothing(repo: Repository, folder: Path, fli
 
 def encoded(folder: Path, name: str) -> bool:
     return any(entry.codec for entry in read_directory(LocalFileSystem(folder), name).entries())
+
+
+def test_a_collection_that_begins_is_not_taken_for_one_that_was_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = Repository(folder, init=True)
+    repo.commit({"w": np.arange(9.0)}, "one")
+    fs = repo.store.fs
+    (pack,) = [name.removesuffix(".pack") for name in fs.list("packs")]
+    listing, began = type(fs).list, ExitStack()
+
+    def begin_after(self: LocalFileSystem, path: str) -> list[str]:
+        found = listing(self, path)
+        if path in ("intents", "trash") and not theirs:
+            theirs.append("")  # what follows lists, too
+            operation = began.enter_context(intent(fs, "gc", []))
+            theirs[0] = operation.name
+            Trash(fs, operation.name).take([pack])
+        return found
+
+    theirs: list[str] = []
+    with began, monkeypatch.context() as patch:
+        patch.setattr(type(fs), "list", begin_after)
+        Collector(repo.store)._put_back_abandoned("mine")
+        assert Trash(fs, theirs[0]).packs() == [pack], "its pack was taken from it"
