@@ -7,6 +7,7 @@ floor. "0 found in N" is all that it says: not that nothing can be lost.
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import os
 import sys
@@ -204,6 +205,7 @@ def _model_mutant(name: str) -> mutants.Verdict:
 
 def do(task: Task) -> tuple[Task, Any]:
     """Do a task, in whatever process."""
+    logging.getLogger("coral").addHandler(logging.NullHandler())  # what is warned of is expected here
     return task, task.work(*task.args, **task.options)
 
 
