@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from coral import DeltaConfig, Repository, WeightTensor
-from coral._digest import Bytes, sha256
+from coral._digest import sha256
 from coral.delta import Deflate, PackDelta, Planes
 from coral.errors import CoralError
 from coral.objects import Note, State, decode_commit, decode_tree
+from coral.remotes._filesystem import MemoryFile
 from coral.state import unflatten
 from coral.store import Chain, Stored
 from coral.store._files import seal
@@ -46,29 +47,6 @@ class Target:
     examples: tuple[bytes, ...]
     parse: Callable[[bytes], object]
     sealed: Callable[[bytes], bytes] = bytes
-
-
-class _File:
-    """A file open for reading that is nothing but bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read_into(self, buffer: Bytes, offset: int) -> None:
-        part = self._data[offset : offset + buffer.size]
-        if len(part) < buffer.size:
-            raise EOFError
-        buffer[:] = np.frombuffer(part, np.uint8)
-
-    def region(self, offset: int, size: int) -> None:
-        """None: it is not mapped."""
-
-    def view(self, offset: int, size: int) -> None:
-        """None: it is not mapped."""
-
-    def close(self) -> None:
-        pass
 
 
 @cache
@@ -101,7 +79,7 @@ def _repository() -> dict[str, list[bytes]]:
 def _parse_pack(data: bytes) -> None:
     """As fsck reads it, but for bases in other packs."""
     name = data[-40:-8].hex() if len(data) > 64 else A
-    file = _File(data)
+    file = MemoryFile(data)
     directory = directory_of(file, name)
     entries = {}
     for number in range(len(directory)):

@@ -5,37 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 
-from coral._digest import BLOCK, Bytes, fold, sha256
+from coral._digest import BLOCK, fold, sha256
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
+from coral.remotes._filesystem import MemoryFile
 from coral.store._pack import Directory, PackWriter, path_of
 from coral.weights import WeightTensor
-
-
-class MemoryFile:
-    """A file open for reading that is nothing but bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read_into(self, buffer: Bytes, offset: int) -> None:
-        part = self._data[offset : offset + buffer.size]
-        if len(part) < buffer.size:
-            raise EOFError
-        buffer[:] = np.frombuffer(part, np.uint8)
-
-    def view(self, offset: int, size: int) -> Bytes | None:
-        return None
-
-    def region(self, offset: int, size: int) -> Bytes | None:
-        return None
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="session")

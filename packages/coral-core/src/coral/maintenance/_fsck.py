@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
+
+from numpy.typing import NDArray
 
 from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
@@ -16,8 +19,8 @@ from coral.objects import Note, State, Tree, decode_commit, decode_tree, is_id
 from coral.store import Copies, Store, Stored, _notes, _refs
 from coral.store._files import LIMIT, unseal
 from coral.store._format import check_format
-from coral.store._index import describes, read_segment
-from coral.store._pack import Entry, directory_of, read_directory, read_object
+from coral.store._index import describes, read_segment, rows_of
+from coral.store._pack import Entry, directory_of, read_object
 from coral.store._partial import partial_names
 
 __all__ = ["Examined", "Found", "examine", "fsck"]
@@ -103,9 +106,11 @@ def examine(store: Store) -> Examined:
                 report.problems.append(Problem(f"{folder}/{file}", "is not a pack"))
     report.problems += _check_small(store)
     groups = pool().map(lambda group: [(path, *_check_pack(store, path)) for path in group], _groups(store, files))
-    seen = set()
-    for path, entries, problems in chain.from_iterable(groups):
-        seen.add(path.rpartition("/")[2])  # one that is being collected may have two names
+    seen, rows = set(), dict[str, NDArray[Any]]()
+    for path, entries, problems, said in chain.from_iterable(groups):
+        seen.add(name := _name_of(path))  # one that is being collected may have two names
+        if said is not None:
+            rows[name] = said
         report.problems += problems
         for entry, payload in entries:
             try:
@@ -115,7 +120,7 @@ def examine(store: Store) -> Examined:
                 report.problems.append(Problem(path, str(error), object=entry.id))
     report.packs = len(seen)
     report.tensors, report.commits = len(found.tensors), len(found.commits)
-    report.problems += _check_index(store)
+    report.problems += _check_index(store, rows)
     tips = []
     for problems, values in refs:
         report.problems += problems
@@ -162,25 +167,27 @@ def _groups(store: Store, paths: list[str]) -> Iterator[list[str]]:
         yield group
 
 
-_Checked = tuple[list[tuple[Entry, bytes | None]], list[Problem]]
+_Checked = tuple[list[tuple[Entry, bytes | None]], list[Problem], NDArray[Any] | None]
+"""What is whole in a pack, what is damaged, and what an index has to say of it, where its directory is whole."""
 
 
 def _check_pack(store: Store, path: str) -> _Checked:
     good: list[tuple[Entry, bytes | None]] = []
     problems = []
-    name = path.rpartition("/")[2].removesuffix(".pack")
+    name, rows = _name_of(path), None
     try:
         try:
             file = store.fs.open(path)
         except FileNotFoundError:
             file = store.open_pack(name)  # it was moved since it was listed
     except FileNotFoundError:
-        return good, []  # collected since it was listed
+        return good, [], None  # collected since it was listed
     except (OSError, CorruptObject) as error:
-        return good, [Problem(path, f"cannot be opened: {error}")]
+        return good, [Problem(path, f"cannot be opened: {error}")], None
     copies = Copies(store)
     try:
         directory = directory_of(file, name)
+        rows = rows_of(directory)
         for number in range(len(directory)):
             try:
                 entry = directory.checked(number)
@@ -196,19 +203,21 @@ def _check_pack(store: Store, path: str) -> _Checked:
     finally:
         file.close()
         copies.close()
-    return good, problems
+    return good, problems, rows
 
 
-def _check_index(store: Store) -> Iterator[Problem]:
+def _name_of(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".pack")
+
+
+def _check_index(store: Store, whole: Mapping[str, NDArray[Any]]) -> Iterator[Problem]:
     for name in store.fs.list("index"):
         path = f"index/{name}"
         try:
             for pack, rows in read_segment(store.fs, name).by_pack():
-                with suppress(FileNotFoundError, CorruptObject):  # it is gone, or named by itself
-                    directory = read_directory(store.fs, pack)
-                    if not describes(rows, directory):
-                        yield Problem(path, f"does not say what the pack {pack[:12]} holds{_DERIVED}")
-                        break
+                if pack in whole and not describes(rows, whole[pack]):  # else it is gone, or named by itself
+                    yield Problem(path, f"does not say what the pack {pack[:12]} holds{_DERIVED}")
+                    break
         except CorruptObject as error:
             yield Problem(path, f"{error}{_DERIVED}")
         except FileNotFoundError:

@@ -73,7 +73,7 @@ class RemoteFileSystem:
 
     def open(self, path: str) -> ReadFile:
         if path in self._written:
-            return _Memory(self._written[path].joined())
+            return MemoryFile(self._written[path].joined())
         return _Ranges(self.remote, path, self.stat(path).size)
 
     def read(self, path: str, limit: int) -> bytes:
@@ -197,7 +197,7 @@ class _Put(_Written):
         self._remote.put(self._path, memoryview(self.joined()))
 
 
-class _Memory:
+class MemoryFile:
     """A file that is nothing but bytes."""
 
     def __init__(self, data: bytes) -> None:

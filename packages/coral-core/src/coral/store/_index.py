@@ -262,9 +262,13 @@ class Index:
             self._fs.replace(path, f"index/{sha256(data).hex()[:32]}.idx")
 
 
-def describes(rows: NDArray[Any], directory: Directory) -> bool:
-    """Whether an index's rows of a pack say what its directory says."""
-    whole = _rows_of([directory], 0)
+def rows_of(directory: Directory) -> NDArray[Any]:
+    """What an index has to say of a pack, but for the pack's number: its objects, in the order of their entries."""
+    return _rows_of([directory], 0)
+
+
+def describes(rows: NDArray[Any], whole: NDArray[Any]) -> bool:
+    """Whether an index's rows of a pack, in the order of its entries, are those of its directory."""
     fields = ("key", "rest", "entry")
     return len(rows) == len(whole) and all(rows[field].tobytes() == whole[field].tobytes() for field in fields)
 
