@@ -35,6 +35,7 @@ from scenarios import (
 )
 
 from coral import CoralError, Repository
+from coral.errors import CorruptObject
 from coral.store import _refs
 from coral.store._pack import read_directory
 from coral.store._refs import RefEntry
@@ -68,16 +69,22 @@ class Piece:
     needs: frozenset[str]
     before: object = None
 
+    @property
+    def of_refs(self) -> bool:
+        return self.name.startswith("the refs") or self.name.startswith("the log")
+
 
 def _refs_of(repo: Repository) -> object:
     return dict(repo.branches()), dict(repo.tags()), repo.head
 
 
 def _log_of(repo: Repository, branch: str) -> tuple[list[str | None], list[str]]:
-    folder = _refs.folder_of("heads", branch)
-    entries = list(_refs.history(repo.store.fs, folder))
+    fs, folder = repo.store.fs, _refs.folder_of("heads", branch)
+    entries = list(_refs.history(fs, folder))
     if damaged := [entry for entry in entries if not isinstance(entry, RefEntry)]:
         raise damaged[0]
+    if _refs.missing(fs, folder):  # this is how fsck knows
+        raise CorruptObject(f"entries of {folder} are missing", path=folder)
     return [entry.value for entry in entries], [commit.id for commit in repo.log(branch)]
 
 
@@ -136,7 +143,7 @@ class Rot:
                 at = entry.offset + entry.size
                 yield entry.offset, at, [n for n in everything if entry.id in self.pieces[n].needs], True
         elif path.startswith("refs/"):
-            everything = [n for n in everything if self.pieces[n].name.startswith("the ")]
+            everything = [n for n in everything if self.pieces[n].of_refs]
         elif path.startswith("notes/"):
             everything = [n for n in everything if path[6:14] in self.pieces[n].name]
         yield at, size, everything, False
@@ -160,7 +167,7 @@ class Rot:
             difference = _differs(got, piece.want)
             if difference and piece.before is not None and not _differs(got, piece.before):
                 errors += 1  # a note is left out, with a warning
-            elif difference and (exact or piece.needs):
+            elif difference and (exact or not piece.of_refs):
                 raise Violation(f"SILENTLY WRONG: {piece.name}: {difference}")
         return errors
 

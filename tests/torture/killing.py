@@ -12,6 +12,7 @@ import random
 import select
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ class Victim:
             try:
                 os.close(read)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+                sys.unraisablehook = _unraisable
                 _alone(lambda: work(lambda what: _send(write, what)))
                 status = 0
             except KeyboardInterrupt:
@@ -87,6 +89,13 @@ class Victim:
         return list(_said(data)), os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """End by an interrupt that came while Python ran a `__del__`, of which it would only print a line."""
+    if what.exc_type is KeyboardInterrupt:
+        os._exit(STOPPED)
+    sys.__unraisablehook__(what)
+
+
 def _send(pipe: int, what: object) -> None:
     data = pickle.dumps(what)
     os.write(pipe, len(data).to_bytes(4, "little") + data)  # at once, or not at all: it is short
@@ -110,8 +119,10 @@ def _folder() -> Iterator[Path]:
 
 def _steps(rng: random.Random, first: int) -> Iterator[Step]:
     """What a process does one after the other; it is killed long before the end."""
+    tagged = True  # perhaps, by the one before
     for number in range(first, first + 1000):
         yield Commit(1 + number % 8, state=rng.random() < 0.5)
+        may_prune, tagged = not tagged, False
         match rng.randrange(6):
             case 0:
                 yield Repack()
@@ -119,8 +130,9 @@ def _steps(rng: random.Random, first: int) -> Iterator[Step]:
                 yield Gc()
             case 2:
                 yield Tag(f"v{number}")
+                tagged = True
             case 3:
-                yield Prune("HEAD~1") if rng.random() < 0.3 else Gc()
+                yield Prune("HEAD~1") if may_prune and rng.random() < 0.3 else Gc()
 
 
 def run(*, kills: int, seed: int = 0, stop: int = 3) -> Tally:
