@@ -88,7 +88,7 @@ class Remoting:
         there are to send. Raises Diverged, RemoteError and its kinds, NotARepository, NewerFormat; it can be called
         again after any of them, and sends only what is missing.
         """
-        name = _resolve.head(self._store) if branch is None else check_ref_name(branch)
+        name = self._branch(branch)
         with self._remotely(f"pushing {name} to", remote):
             tip = _resolve.tip(self._store, "heads", name)
             if tip is None:
@@ -144,7 +144,7 @@ class Remoting:
         """
         if merge not in (None, "ours", "theirs"):
             raise ConfigError(f'merge is {merge!r}; it must be "ours", "theirs" or None')
-        name = _resolve.head(self._store) if branch is None else check_ref_name(branch)
+        name = self._branch(branch)
         return self._fetch(remote, keep=name, merge=merge, progress=progress)
 
     @classmethod
@@ -178,7 +178,7 @@ class Remoting:
                 )
             Side(open_remote(url, single_writer=single_writer), fs, Memory(fs, None)).check()  # before a folder is made
             repo = cls(path, init=True, durability=durability)
-            if _refs.names(fs, "heads"):
+            if _resolve.all_refs(repo._store, "heads"):
                 raise RefExists(f"{fs.root} is a repository with branches: fetch, or clone to another folder")
             repo.add_remote(_FIRST, url, single_writer=single_writer)
             if names is not None:
@@ -187,6 +187,13 @@ class Remoting:
         return repo
 
     # -- what these share -------------------------------------------------------------------------------------------
+
+    def _branch(self, name: str | None) -> str:
+        """The branch of that name, or the one that HEAD is on."""
+        if name is not None:
+            return check_ref_name(name)
+        with storage_errors(f"reading HEAD of {self._store.fs.root}"):
+            return _resolve.head(self._store)
 
     def _side(self, remote: str | os.PathLike[str]) -> tuple[Side, RemoteRecord | None]:
         """The other side, and its record if it has a name here."""

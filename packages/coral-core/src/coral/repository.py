@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +98,10 @@ class Repository(Naming, Remoting):
 
     def __repr__(self) -> str:
         return f"Repository({self._store.fs.root!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:  # a process that is spawned with it opens it anew
+        fs = self._store.fs
+        return partial(type(self), durability=self._store.durability), (fs.root if type(fs) is LocalFileSystem else fs,)
 
     # -- saving -----------------------------------------------------------------------------------------------------
 

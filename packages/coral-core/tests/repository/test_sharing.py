@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,16 @@ def test_a_forked_process_may_commit_too(repo: Repository) -> None:
     repo.commit({"a": np.full(300_000, 2.0)})
     assert [c.message for c in repo.log()] == ["", "forked", ""]
     assert not repo.load("HEAD~1")["a"].data.any()
+
+
+def test_a_spawned_process_may_commit_too(tmp_path: Path) -> None:
+    repo = Repository(tmp_path / "r", init=True, durability="batch")
+    repo.commit({"a": np.ones(3)})
+    with get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_commit_there, (repo,)) == "batch"
+    assert [c.message for c in repo.log()] == ["spawned", ""]
+
+
+def _commit_there(repo: Repository) -> str:
+    repo.commit({"a": np.zeros(3)}, "spawned")
+    return repo.store.durability

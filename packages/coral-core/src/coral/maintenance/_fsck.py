@@ -320,5 +320,11 @@ def _check_head(store: Store, report: FsckReport, found: Found) -> None:
     except CorruptObject:
         return  # it is named already
     followed = [id for id in report.dangling if found.commits[id].parents]
-    if there is None and followed and not _refs.names(store.fs, "heads"):
+    if there is None and followed and not _refs.names(store.fs, "heads") and not _cloned_in_part(store):
         report.problems.append(Problem(branch, "is gone, and no ref leads to these commits", tuple(followed)))
+
+
+def _cloned_in_part(store: Store) -> bool:
+    """Whether a clone was cut short: there is a remote, and no ref follows it yet. The commits that came are loose."""
+    folders = [_refs.folder_of("remotes", name) for name in _refs.names(store.fs, "remotes")]
+    return bool(store.fs.list("remotes")) and not any(store.fs.list(folder) for folder in folders)

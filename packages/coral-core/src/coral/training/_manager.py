@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from coral.errors import storage_errors
 from coral.objects import Commit
 from coral.repository import Repository
 from coral.store import check_ref_name, intent
@@ -317,10 +318,11 @@ class CheckpointManager:
     def _resume(self, commit: Commit) -> None:
         """Go on from a checkpoint as a new run, which keeps to the budgets of what it goes on from."""
         found, resumed = TrainingState.of(commit), rebuild(self.repo, self.policy, self.branch, commit)
+        self._held.close()
+        with storage_errors(f"going on from {commit.id[:12]}"):
+            self._held.enter_context(intent(self.repo.store.fs, "run", [commit.id]))
         self.run = os.urandom(8).hex()
         self._previous = self._resumed_from = commit.id
-        self._held.close()
-        self._held.enter_context(intent(self.repo.store.fs, "run", [commit.id]))
         self._commits, self.state = dict(resumed.commits), resumed.state
         self._at = Progress(found.step, found.epoch, found.epoch_complete) if found else Progress()
         self._at.begun = True
