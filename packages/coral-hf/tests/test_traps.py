@@ -392,3 +392,28 @@ def test_a_remote_that_does_not_exist_yet_is_warned_of_once(training: Any, repo:
     training.trainer(coral(repo, push_to="origin", save_every_n_steps=2)).train()
     assert caplog.text.count("queued until the remote exists") == 1
     assert list(saved(repo)) == [2, 4, 6, 8, 10, 12]
+
+
+class Scaled(Trainer):
+    """Scales its loss as fp16 does, by so much at first that some updates overflow and are skipped."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**129, growth_interval=4)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_an_update_that_fp16_skips_is_a_step_all_the_same(training: Any, repo: Repository, step: int) -> None:
+    options = {"kind": Scaled, "max_grad_norm": 0.0}
+    trainer = training.trainer(coral(repo, save_every_n_steps=1, include_optimizer=True), **options)
+    trainer.train()
+    updates = max(int(each["step"]) for each in trainer.optimizer.state_dict()["state"].values())
+    assert updates < 12, "else who counts updates would do"
+    assert [*saved(repo)] == list(range(1, 13))
+    assert all(commit.exact for commit in repo.log())
+
+    again = coral(repo, branch="again", include_optimizer=True)
+    other = training.trainer(again, seed=99, **options)
+    other.train(resume_from_checkpoint=again.resume_path(repo.resolve(f"main@step:{step}")))
+    assert training.everything(other) == training.everything(trainer)
+    assert other.accelerator.scaler.state_dict() == trainer.accelerator.scaler.state_dict()

@@ -132,6 +132,22 @@ def whole() -> dict[str, Any]:
     return found
 
 
+class Naive(pl.Callback):
+    """Saves on rank 0, as who writes files on one process would."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.is_global_zero and trainer.global_step == 2:
+            trainer.save_checkpoint(FOLDER / "naive.ckpt")
+
+
+def naive() -> dict[str, Any]:
+    """Rank 0 waits in its save for one that trains on: until the processes give each other up."""
+    trainer(Naive(), strategy=DDPStrategy(find_unused_parameters=True, timeout=timedelta(seconds=8))).fit(
+        Net(), *loaders()
+    )
+    return {}
+
+
 def dies() -> dict[str, Any]:
     """Rank 1 is killed within a step."""
     trainer(coral(FOLDER / "weights", save_every_n_steps=2, include_optimizer=True)).fit(Net(die_at=3), *loaders())
@@ -219,6 +235,7 @@ def sharded() -> dict[str, Any]:
 if __name__ == "__main__":
     result = {
         "whole": whole,
+        "naive": naive,
         "dies": dies,
         "another is killed as it gives its part": lambda: killed(2),
         "the main one is killed before its commit is there": lambda: killed(0, linked=False),

@@ -51,6 +51,13 @@ def test_rank_0_decides_and_each_rank_goes_on_with_its_own_random_numbers(tmp_pa
     assert seen["loaded"] == [4] * ranks
 
 
+def test_a_naive_save_by_rank_0_alone_has_the_ranks_wait_for_each_other(tmp_path: Path) -> None:
+    """... for ever, but for a timeout of 8 seconds. What is above saves by rank 0 alone, too."""
+    status, said = run("naive", tmp_path)
+    assert status != 0, said[-4000:]
+    assert not (tmp_path / "found.json").exists()
+
+
 def test_when_a_rank_dies_the_others_do_not_wait(tmp_path: Path) -> None:
     status, said = run("dies", tmp_path)
     assert status != 0
