@@ -18,6 +18,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from datetime import UTC, datetime
 from email.parser import Parser
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def torture(session: nox.Session) -> None:
     """Inject faults into every write, with all the states that the bounded part in `tests` leaves out."""
-    install(session, ["coral-core"], "hypothesis")
+    install(session, CLOSURE["coral-hf"], "hypothesis")  # which reads safetensors headers
     script(session, "tests/torture/run.py", "--full", *session.posargs)
     script(session, "tests/fuzz/parsers.py", "--runs", "50000")
 
@@ -163,7 +164,7 @@ def nightly(session: nox.Session) -> None:
     tested_with = [each for some in TESTED_WITH.values() for each in some]
     install(session, EVERYTHING, "pytest", "hypothesis", "s3fs", "moto[server]", *tested_with)
     script(session, "tests/torture/run.py", "--nightly")
-    script(session, "tests/fuzz/parsers.py", "--runs", "1000000")
+    script(session, "tests/fuzz/parsers.py", "--runs", "1000000", "--seed", str(datetime.now(UTC).toordinal()))
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
     for folder in ("tests", *(f"packages/{name}/tests" for name in EVERYTHING)):
         session.run("pytest", folder, "-m=nightly", *session.posargs)

@@ -37,16 +37,6 @@ def test_a_parser_raises_errors_of_corals_and_no_others(name: str) -> None:
     assert found.accepted >= len(target.examples)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", NAMES)
-def test_a_million_inputs(name: str) -> None:
-    for target in targets():
-        if target.name == name:
-            found = fuzz(target, 1_000_000, seed=random.randrange(1 << 32))
-            print(found)
-            assert found.problems == []
-
-
 def parser(fault: Callable[[bytes], object]) -> Target:
     """A parser of text that begins with {, with a fault behind a number that has to be 65."""
 

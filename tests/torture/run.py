@@ -93,8 +93,8 @@ BOUNDED = Size(
     rot={"parts": 200, "bits": 8}, deaths=12, refusals=300, kills=6, crowd={"commits": 8, "kills": 4}, sequences=15,
     floors={
         T1: 1_000, T1_FAST: 150, T1_TIGHT: 130, T1_REDONE: 150, T2: 12, T2_CODE: 7, T2_MODEL: 12, T3: 150, T4: 6,
-        T3_DEEDS: 40, T5_DEEDS: 40, T4_TRAIN: 6, T5: 300, T5_LIMIT: 25, T7: 500, T8: 64, T9: 60, T9_MODEL: 40_000, T11: 30, T12: 20, T13: 50,
-        T15: 15,
+        T3_DEEDS: 40, T5_DEEDS: 40, T4_TRAIN: 6, T5: 300, T5_LIMIT: 25, T7: 500, T8: 64, T9: 60,
+        T9_MODEL: 40_000, T11: 30, T12: 20, T13: 50, T15: 15,
     },
 )  # fmt: skip
 FULL = Size(
