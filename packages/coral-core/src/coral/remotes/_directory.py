@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from coral._digest import Bytes
 from coral.filesystem import LocalFileSystem
 from coral.remotes._remote import Remote, RemoteFile, check_remote_name
 from coral.store._files import temporary
@@ -39,11 +40,14 @@ class DirectoryRemote(Remote):
         return True
 
     def read(self, name: str, offset: int, size: int) -> bytes:
+        return self.read_array(name, offset, size).tobytes()
+
+    def read_array(self, name: str, offset: int, size: int) -> Bytes:
         file = self._fs.open(check_remote_name(name))
         try:
             buffer = np.empty(max(min(size, file.size - offset), 0), np.uint8)
             file.read_into(buffer, offset)
-            return buffer.tobytes()
+            return buffer
         finally:
             file.close()
 

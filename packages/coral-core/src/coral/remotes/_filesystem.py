@@ -233,7 +233,7 @@ class _Ranges:
             raise EOFError(f"{self._name} ends at byte {self.size}")
         for at in range(0, buffer.size, _STEP):
             part = buffer[at : at + _STEP]
-            part[:] = np.frombuffer(self._remote.read_all(self._name, offset + at, part.size), np.uint8)
+            part[:] = self._remote.read_array(self._name, offset + at, part.size)
 
     def region(self, offset: int, size: int) -> None:
         """None: it is not mapped."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from coral._digest import Bytes
 from coral.errors import RemoteUnreachable
 from coral.remotes._newest import Newest
 from coral.remotes._remote import Remote, RemoteFile
@@ -19,6 +20,7 @@ _log = logging.getLogger("coral")
 _PAUSES = (0.1, 0.5, 2.0)
 """Seconds before it is asked for the second, third, last time; half of each by chance."""
 _T = TypeVar("_T")
+_Read = TypeVar("_Read", bytes, Bytes)
 
 
 class PatientRemote(Remote):
@@ -41,16 +43,18 @@ class PatientRemote(Remote):
 
     def read_all(self, name: str, offset: int, size: int) -> bytes:
         """The bytes of a file that is known to have so many."""
+        return self._again(lambda: self._whole(self._inner.read(name, offset, size), name, size))
 
-        def once() -> bytes:
-            data = self._inner.read(name, offset, size)
-            if len(data) != size:
-                raise RemoteUnreachable(
-                    f"{self.url} answered with {len(data)} bytes of {name}, not {size}: try again", remote=self.url
-                )
-            return data
+    def read_array(self, name: str, offset: int, size: int) -> Bytes:
+        """The same as an array (uint8)."""
+        return self._again(lambda: self._whole(self._inner.read_array(name, offset, size), name, size))
 
-        return self._again(once)
+    def _whole(self, data: _Read, name: str, size: int) -> _Read:
+        if len(data) != size:
+            raise RemoteUnreachable(
+                f"{self.url} answered with {len(data)} bytes of {name}, not {size}: try again", remote=self.url
+            )
+        return data
 
     def list(self, prefix: str) -> Iterable[RemoteFile]:
         return self._again(lambda: [*self._inner.list(prefix)])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from coral._digest import Bytes
 from coral.errors import CorruptObject, MissingExtra
 from coral.filesystem import ReadFile
@@ -98,8 +96,7 @@ def _copy(side: Side, batch: list[tuple[str, list[Entry]]], writer: PackWriter, 
     pieces = [piece for pack, entries in batch for piece in _pieces(pack, entries)]
 
     def read(piece: _Piece) -> Bytes:
-        data = side.fs.remote.read_all(path_of(piece.pack), piece.offset, piece.size)
-        return np.frombuffer(data, np.uint8)
+        return side.fs.remote.read_array(path_of(piece.pack), piece.offset, piece.size)
 
     arriving = zip(pieces, each_at_once(read, pieces), strict=True)
     for piece, data in arriving:

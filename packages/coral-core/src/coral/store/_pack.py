@@ -353,9 +353,13 @@ class PackWriter:
         end = self._at
         trailer = _TRAILER.pack(b"CORALTR\n", end, len(directory), digest, 0, 0)[:-4]
         self._write(directory, trailer, struct.pack("<I", zlib.crc32(trailer)))
+        self.wait()
+        return Directory(digest.hex(), directory, end)
+
+    def wait(self) -> None:
+        """Wait for a sync in the background, and raise what it raised."""
         if self._syncing is not None:
             self._syncing.result()
-        return Directory(digest.hex(), directory, end)
 
     def abandon(self) -> None:
         """Wait for a sync in the background, whatever becomes of it: the file is not to be closed before."""

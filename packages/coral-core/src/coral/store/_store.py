@@ -73,18 +73,20 @@ class Store:
             try:
                 result = fill(writer)
                 directory = writer.finish()
+                if check is not None:
+                    writer.begin_sync()  # while it is read back
+                    written = self.fs.open(path)
+                    try:
+                        check(directory, written)
+                    finally:
+                        written.close()
+                writer.wait()
             except BaseException:
                 writer.abandon()
                 raise
             if durable:
                 file.fsync()
             file.close()
-            if check is not None:
-                written = self.fs.open(path)
-                try:
-                    check(directory, written)
-                finally:
-                    written.close()
             operation.needs([directory.name])
             self.fs.replace(path, path_of(directory.name))
             if durable:

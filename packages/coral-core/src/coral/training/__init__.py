@@ -22,6 +22,7 @@ from coral.training._manager import CheckpointManager
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import Kept, PolicyState
 from coral.training._record import TrainingState
+from coral.training._signals import Signals
 from coral.training._source import Buffers, Snapshot, StateSource, copy_all
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "SaveFailed",
     "SaveRequested",
     "Saved",
+    "Signals",
     "Snapshot",
     "StateSource",
     "StepEnd",

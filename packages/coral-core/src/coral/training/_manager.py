@@ -54,6 +54,8 @@ from coral.training._writing import RunWriter
 
 _log = logging.getLogger("coral")
 
+_PATIENCE = 60.0  # seconds that a run which was interrupted waits for its last push
+
 
 class CheckpointManager:
     """Folds a run's events into checkpoints of a repository.
@@ -105,6 +107,7 @@ class CheckpointManager:
         self._held = ExitStack()  # the intent that keeps what the run resumed from
         self._at = Progress()
         self._warned = False
+        self._interrupted = False
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -113,6 +116,7 @@ class CheckpointManager:
         self._collect(wait=False)
         events = self._outside.join(self._in_full(events))
         self.stop_reason = self._outside.stop_reason(events) or self.stop_reason
+        self._interrupted = self._interrupted or any(isinstance(event, Interrupted) for event in events)
         for event in events:
             self._at.follow(event)
         state, actions = self.policy.advance(self.state, *events)
@@ -343,23 +347,35 @@ class CheckpointManager:
         self._collect(wait=True)
         self._failures.raise_first()
 
-    def close(self) -> None:
-        """End the run: save its last step if that is asked for and there is anything new, and finish.
+    def finish(self) -> None:
+        """Save the last step, if that is asked for and there is anything new; return when all of it is saved.
 
-        `restore` works afterwards, too, and so does training on.
+        `close` does so, too. It is apart for processes that must not wait for each other while `close` pushes.
         """
         try:
-            try:
-                if self._at.begun and self._at.moved:
-                    self.emit(TrainEnd(self._at.step))
-            finally:
-                self._collect(wait=True)
-            self._failures.raise_first()
-            self.repo.sync()
+            if self._at.begun and self._at.moved:
+                self.emit(TrainEnd(self._at.step))
+        finally:
+            self._collect(wait=True)
+        self._failures.raise_first()
+        self.repo.sync()
+
+    def close(self, *, save: bool = True) -> None:
+        """End the run: save its last step if that is asked for and there is anything new, and finish.
+
+        Without `save`, what came since the last save is let go of. The last push is waited for; after an `Interrupted`
+        for a minute at most, as something waits for the end. `restore` works afterwards, and so does training on.
+        """
+        try:
+            if save:
+                self.finish()
+            else:
+                self.wait()
         finally:
             self._queue.close()
             self._upkeep.close()
-            self._pushing.close()
+            patience, self._interrupted = _PATIENCE if self._interrupted else None, False
+            self._pushing.close(patience)
             self._held.close()
             self._outside.close()
 
@@ -375,13 +391,13 @@ class CheckpointManager:
         # The exception that is on its way is what matters: nothing here may take its place. It may have come from
         # inside an optimizer's step, for all that is known here: an adapter that knows better emits Interrupted
         # itself.
-        for end in (partial(self._interrupted, error), self.close):
+        for end in (partial(self._save_before, error), self.close):
             try:
                 end()
             except Exception as failure:  # noqa: BLE001 - said, and left at that
                 _log.error("%s: while ending after %r: %s", self.experiment, error, failure)
 
-    def _interrupted(self, error: BaseException) -> None:
+    def _save_before(self, error: BaseException) -> None:
         if self._at.begun and self._at.moved and not isinstance(error, GeneratorExit):
             asked = isinstance(error, KeyboardInterrupt | SystemExit)
             self.emit(Interrupted(self._at.step, "requested" if asked else "exception", mid_step=True))

@@ -69,15 +69,19 @@ class Pushing:
             return False
         return True
 
-    def close(self) -> None:
-        """Push what came last, notes too, and what is still due, and wait for it; what fails is the next run's."""
-        self._reap(wait=True)
+    def close(self, patience: float | None = None) -> None:
+        """Push what came last, notes too, and what is still due, and wait for it; what fails is the next run's.
+
+        After `patience` seconds it is left to itself.
+        """
+        until = None if patience is None else time.monotonic() + patience
+        self._reap(wait=True, until=until)
         if self._push is not None and self._saved:
             self._saved = False
             self._add(self._push)
             if not self._waits():
                 self._start()
-            self._reap(wait=True)
+            self._reap(wait=True, until=until)
             if left := self._due():
                 shown = ", ".join(f"{push.branch} to {push.remote}" for push in left)
                 _log.warning(
@@ -105,12 +109,16 @@ class Pushing:
             found = [error]
         self._ended(not any(isinstance(each, Exception) for each in found), "; ".join(map(str, found)))
 
-    def _reap(self, *, wait: bool = False) -> None:
-        """Log what became of a process that has ended."""
+    def _reap(self, *, wait: bool = False, until: float | None = None) -> None:
+        """Log what became of a process that has ended, or is to by that time."""
         process = self._process
         if process is None or (not wait and process.poll() is None):
             return
-        out, err = process.communicate()
+        try:
+            out, err = process.communicate(timeout=None if until is None else max(until - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            _log.warning("%s: a push takes longer than the run that ends can wait, and goes on", self._repo.path)
+            return
         self._process = None
         self._ended(process.returncode == 0, (out + err).strip()[-1000:])
 

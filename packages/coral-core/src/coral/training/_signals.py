@@ -22,6 +22,9 @@ class Signals:
     SIGUSR1 calls `ask`, which may only set a flag, and a handler of the program's own after it. The first SIGTERM asks
     the training to end; a second one goes to the handler that was there before. A process that was forked off meanwhile
     is none of this run's: its signals go to those handlers, too.
+
+    In a distributed run, whose launcher signals all processes, those without a manager listen as well, with an `ask`
+    that does nothing: else they would be gone before the main one can save with them, and end them.
     """
 
     def __init__(self, ask: Callable[[], None], experiment: str) -> None:

@@ -176,7 +176,7 @@ class CoralTrainerCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._run is not None and self._run.epoch_ends(state):
+        if self._run is not None and self._run.epoch_ends(state, control):
             control.should_evaluate = False
 
     @override

@@ -33,16 +33,11 @@ class Collected:
         self._events.append(StepEnd(step, time.monotonic()))
         self._epoch_moved = True
 
-    def epoch_end(self, step: int, epoch: float) -> bool:
-        """An epoch is over; `epoch` is the Trainer's count, a fraction where it was cut short. Whether it is complete.
-
-        One without a single update is none.
-        """
-        complete = epoch == int(epoch)
+    def epoch_end(self, step: int, epoch: float, *, complete: bool) -> None:
+        """An epoch is over; `epoch` is the Trainer's count. One without a single update is none."""
         if self._epoch_moved:
             self._events.append(EpochEnd(step, math.ceil(epoch) - 1, complete))
         self._epoch_moved = False
-        return complete
 
     def evaluated(self, step: int, metrics: Mapping[str, object]) -> None:
         """The weights of this step were evaluated."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import TrainerControl, TrainerState
 
 from coral.integrations.hf_trainer._events import Collected
 from coral.integrations.hf_trainer._source import TrainerSource
-from coral.training import CheckpointConfig, CheckpointManager, Event, Interrupted, Stop, TrainEnd
+from coral.training import CheckpointConfig, CheckpointManager, Event, Interrupted, Signals, Stop, TrainEnd
 
 __all__ = ["Run", "quietly"]
 
@@ -29,6 +29,10 @@ class Run:
     def __init__(self, config: CheckpointConfig, source: TrainerSource, manager: CheckpointManager | None) -> None:
         self._source = source
         self._manager = manager
+        self._bystander: Signals | None = None
+        if config.handle_signals and manager is None:  # the main process is signalled, too, and decides for all
+            self._bystander = Signals(lambda: None, f"rank {source.rank}")
+            self._bystander.listen()
         self._stops_early = config.early_stopping_patience is not None
         self._stops_when_asked = config.handle_signals
         self._collected = Collected(config.save_on_best_metric)
@@ -51,13 +55,19 @@ class Run:
         self._cut = self._stops_when_asked and self._together(self._was_asked_to_end)
         return self._cut
 
-    def epoch_ends(self, state: TrainerState) -> bool:
+    def epoch_ends(self, state: TrainerState, control: TrainerControl) -> bool:
         """An epoch is over; its evaluation is still to come. Whether it was cut short because training is to end.
 
         One that goes on later is evaluated then: now that would draw random numbers, and step plateau schedulers.
+        Where the data has no length the Trainer's count is a fraction at the end of a pass: it is an epoch all the same.
         """
-        if self._collected.epoch_end(state.global_step, state.epoch):
+        whole = state.epoch == int(state.epoch)
+        cut = control.should_training_stop or control.should_epoch_stop or state.global_step >= state.max_steps
+        self._collected.epoch_end(state.global_step, state.epoch, complete=whole or not cut)
+        if whole:
             self._source.within_epoch = False
+        elif not cut:
+            self._source.unsized = True
         return self._cut and self._source.within_epoch
 
     def evaluated(self, step: int, metrics: Mapping[str, object]) -> bool:
@@ -92,8 +102,12 @@ class Run:
         return stop
 
     def end(self) -> None:
-        """Training has ended in the ordinary way: save its end, and wait for that."""
+        """Training has ended in the ordinary way: save its end, and wait for that.
+
+        The last push may take long, and the other processes do not wait for it.
+        """
         self._tell(ends=True)
+        self._close()
 
     def _tell(self, *, ends: bool = False) -> bool:
         """Tell the manager, on all processes alike: those that have none may have to help."""
@@ -107,7 +121,7 @@ class Run:
             if events:
                 quietly("save", partial(self._manager.emit, *events))
             if ends:
-                quietly("finish the run", self._manager.close)
+                quietly("finish the run", self._manager.finish)
             return self._manager.stop_reason is not None
 
         return bool(events or ends) and self._together(work)
@@ -135,20 +149,23 @@ class Run:
     def interrupted(self, error: BaseException) -> None:
         """Save what this process holds: nobody knows where the others are, or whether they are still there."""
         if self._manager is None:
-            return
+            return self._close()
         self._source.interrupted, self._source.ranks.together = True, False
         asked = isinstance(error, KeyboardInterrupt | SystemExit)
         cause = Interrupted(self._source.state.global_step, "requested" if asked else "exception", self._updating)
         if self._moved:
             quietly("save the run that is interrupted", partial(self._manager.emit, *self._collected.take(), cause))
-            quietly("finish the run that is interrupted", self._manager.close)
-        else:
-            self.abandon()
+        return self._close(save=self._moved)
 
     def abandon(self) -> None:
         """Leave it without a save: the model has moved on. What is being saved is finished."""
+        self._close(save=False)
+
+    def _close(self, *, save: bool = True) -> None:
+        if self._bystander is not None:
+            self._bystander.stop()
         if self._manager is not None:
-            quietly("finish the run before", self._manager.wait)
+            quietly("finish the run", partial(self._manager.close, save=save))
 
 
 def quietly(doing: str, act: Callable[[], T]) -> T | None:

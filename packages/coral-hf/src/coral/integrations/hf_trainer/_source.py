@@ -43,7 +43,10 @@ class TrainerSource:
         self.trainer = trainer
         self.sharded = is_sharded(self.model)
         self._skips_data = not parts["args"].ignore_data_skip
+        self._several = parts["args"].world_size > 1
+        self.rank: int = parts["args"].process_index
         self.within_epoch = False
+        self.unsized = False  # the data has no length, and was begun once more
         self.interrupted = False
         self.ranks = Ranks(self._give, parts["args"].device)
         self._config = config
@@ -73,7 +76,9 @@ class TrainerSource:
 
     def capture(self, *, copy: bool = True) -> Snapshot:
         """The run as it is now: in buffers that the next capture uses again; without `copy` partly its own memory."""
-        randoms = self.ranks.gather() if self.needs_all else []
+        # of shards nothing can be had by one process that is interrupted: `_tensors` says so
+        alone = self.sharded and self.interrupted and self._several
+        randoms = self.ranks.gather() if self.needs_all and not alone else []
         self._buffers.begin()
         keep = self._buffers.copy if copy else viewed
         tensors, lost = self._tensors()
@@ -156,6 +161,8 @@ class TrainerSource:
             why.append("the scheduler's state was not saved")
         if not config.save_random_state:
             why.append("the state of the random number generators was not saved")
+        if self.unsized:
+            why.append("its data has no length, and a Trainer that goes on does not count how often it was begun anew")
         if self.within_epoch and not self._skips_data:
             why.append("it was saved within an epoch, and ignore_data_skip=True begins the epoch's data again")
         elif self.within_epoch and not self.interrupted and self._data_draws:

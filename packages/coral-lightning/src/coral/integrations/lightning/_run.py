@@ -22,6 +22,7 @@ from coral.training import (
     Event,
     Interrupted,
     Save,
+    Signals,
     StepEnd,
     Stop,
     TrainBegin,
@@ -51,17 +52,21 @@ class Run:
         self._updating = False  # whether one has begun, and is not complete
         self._evaluation: Reading = {}  # metrics as they were before it
         self._epoch: Reading = {}  # metrics as they were when it ended
+        self._bystander: Signals | None = None
+        if source.config.handle_signals and manager is None:  # the main process is signalled, too, and decides for all
+            self._bystander = Signals(lambda: None, f"rank {trainer.global_rank}")
+            self._bystander.listen()
 
     def begin(self, resumed: Commit | None) -> None:
         """The run begins, anew or with a checkpoint that the trainer has loaded."""
-        if self.manager is None:
-            return
-        if resumed is not None:
-            self.manager.restore(resumed.id)
-        if resumed is None or resumed.step != self.step:
-            self.manager.emit(TrainBegin(self.step))
-        if self.manager.stop_reason is not None:
-            self._trainer.should_stop = True
+        manager = self.manager
+        if manager is not None:
+            if resumed is not None:
+                manager.restore(resumed.id)
+            if resumed is None or resumed.step != self.step:
+                manager.emit(TrainBegin(self.step))
+        # the loop asks each process by itself whether it is done
+        self._together(lambda: manager is not None and manager.stop_reason is not None)
 
     # What happens is collected
 
@@ -104,8 +109,14 @@ class Run:
         A run that goes on from here has none, so its random numbers are those from before it.
         """
         trainer = self._trainer
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return bool(trainer.should_stop and done < trainer.num_training_batches and done % trainer.val_check_batch)
+        loop, every = trainer.fit_loop.epoch_loop, trainer.val_check_batch
+        done = loop.batch_progress.current.ready
+        if not trainer.should_stop or done >= trainer.num_training_batches:
+            return False
+        if every is None:  # by time: it is not known what this one came for, and the numbers from before it will do
+            return True
+        # without epochs Lightning counts the batches of the whole training
+        return bool((done if trainer.check_val_every_n_epoch is not None else loop.total_batch_idx + 1) % every)
 
     def epoch_ends(self) -> None:
         """An epoch is over; the module logs more after this hook. One without a batch is none: training was to end."""
@@ -140,31 +151,33 @@ class Run:
 
     # It is told at the boundary
 
-    def tell(self, then: Callable[[], None] | None = None) -> None:
-        """Tell the manager, on all processes alike, as those that have none may have to help; then do what follows."""
-        if not self._events and then is None:
+    def tell(self, *, ends: bool = False) -> None:
+        """Tell the manager, on all processes alike, as those that have none may have to help; it may be the end."""
+        if not self._events and not ends:
             return
         self._source.settle()
         events = self._take()
-        if events and then is not None:  # at once, so that the last save need not be a copy
+        if events and ends:  # at once, so that the last save need not be a copy
             events = (*events, TrainEnd(events[-1].step))
-        self._together(partial(self._work, events, then))
+        self._together(partial(self._work, events, ends))
 
-    def _work(self, events: tuple[Event, ...], then: Callable[[], None] | None) -> bool:
+    def _work(self, events: tuple[Event, ...], ends: bool) -> bool:
         manager = self.manager
         if manager is None:
             return False
         if events:
             self._quietly("save", partial(manager.emit, *events))
-        if then is not None:
-            self._quietly("finish the run", then)
+        if ends:
+            self._quietly("finish the run", manager.finish)
         return manager.stop_reason is not None
 
     def _take(self, *, metrics: bool = True) -> tuple[Event, ...]:
         """What was collected, with what the module has logged at the end of its epoch since."""
         events, self._events = self._events, []
         if metrics and any(isinstance(event, EpochEnd) for event in events):
-            logged = logged_since(self._trainer, self._epoch)
+            logged: dict[str, float] = {}
+            # a metric of the user's is computed for it, which may be what ends the run
+            self._quietly("read the metrics", lambda: logged.update(logged_since(self._trainer, self._epoch)))
             events = [replace(event, metrics=logged) if isinstance(event, EpochEnd) else event for event in events]
         return tuple(events)
 
@@ -192,23 +205,35 @@ class Run:
     # The end
 
     def end(self) -> None:
-        """Training has ended in the ordinary way: all of it is saved when this returns."""
-        self.tell(then=self.manager.close if self.manager is not None else lambda: None)
+        """Training has ended in the ordinary way: all of it is saved when this returns.
+
+        The last push may take long, and the other processes do not wait for it.
+        """
+        self.tell(ends=True)
         self._trainer.strategy.barrier("coral: the run is saved")
+        self._close()
 
     def interrupted(self, error: BaseException) -> None:
         """Training ends with an exception: save what this process holds, and ask the others for nothing."""
-        manager, self.manager = self.manager, None
-        if manager is None:
-            return
+        manager = self.manager
+        if manager is not None:
+            self._quietly(f"save the run that ends with {error!r}", partial(self._interrupt, manager, error))
+        self._close(save=self._moved)
+
+    def _interrupt(self, manager: CheckpointManager, error: BaseException) -> None:
         source = self._source
         source.interrupted, source.between = True, is_sigterm(error)
         source.settle()
         if self._moved:
             events = self._take(metrics=self._trainer.world_size == 1)
-            interrupted = Interrupted(self.step, _cause(error), mid_step=self._updating)
-            self._quietly(f"save the run that ends with {error!r}", partial(manager.emit, *events, interrupted))
-        self._quietly(f"finish the run that ends with {error!r}", manager.close)
+            manager.emit(*events, Interrupted(self.step, _cause(error), mid_step=self._updating))
+
+    def _close(self, *, save: bool = True) -> None:
+        if self._bystander is not None:
+            self._bystander.stop()
+        manager, self.manager = self.manager, None
+        if manager is not None:
+            self._quietly("finish the run", partial(manager.close, save=save))
 
     def _quietly(self, doing: str, act: Callable[[], Any]) -> None:
         """Do it. What fails in here is no reason to end a training that goes well."""

@@ -32,6 +32,7 @@ class TrainerSource:
         self.interrupted = False  # by an exception: nobody knows where the other processes are
         self.evaluating = False  # an evaluation has begun, and is not over
         self.between = False  # ... which came between two batches, when nothing was under way
+        self.config = config
         self._trainer = trainer
         self._complete = complete
         self._random = config.save_random_state

@@ -22,6 +22,9 @@ class Options(TypedDict, total=False):
     keep_best_n_checkpoints: int | None
     keep_checkpoint_every_n_epochs: int | None
     save_on_interrupt: bool
+    save_optimizer_state: bool
+    save_scheduler_state: bool
+    save_random_state: bool
     commit_message_template: str
     tag_best_checkpoints: bool
     early_stopping_patience: int | None
@@ -31,6 +34,7 @@ class Options(TypedDict, total=False):
     background_repack: bool
     save_on_request: bool
     handle_signals: bool
+    prune_remote: bool
     check_disk: bool
 
 
