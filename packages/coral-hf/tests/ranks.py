@@ -24,6 +24,7 @@ from coral import Repository
 from coral.errors import ConfigError
 from coral.filesystem import LocalFileSystem
 from coral.integrations.hf_trainer import CoralTrainerCallback, _source
+from coral.training._pushing import Pushing
 
 RANK = int(os.environ["RANK"])
 WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
@@ -158,6 +159,41 @@ def exits() -> None:
     trainer(coral(save_every_n_steps=4, durability="full"), end).train()
 
 
+class Preempted(TrainerCallback):
+    """The launcher signals all processes in step 3, as torchrun does."""
+
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def preempted() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    own = trainer(Preempted(), coral(handle_signals=True))
+    own.train()
+    assert own.state.global_step == 3
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def pushes() -> None:
+    """The last push takes until the other process is through with its training."""
+    own_close, through = Pushing.close, FOLDER / "through"
+
+    def close(self: Any, *args: Any) -> None:
+        for _ in range(600):
+            if through.exists():
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the other process waits for this push")
+        own_close(self, *args)
+
+    Pushing.close = close
+    trainer(coral(save_every_n_steps=4, push_to=FOLDER / "there")).train()
+    if RANK:
+        through.touch()
+
+
 def sharded() -> None:
     """accelerate shards nothing on a CPU: the hooks are called as a Trainer calls them, with torch's FSDP2 below."""
     arguments = Training(FOLDER / f"out-{RANK}").arguments(ddp_backend="gloo", ddp_timeout=120)
@@ -178,7 +214,23 @@ def sharded() -> None:
         callback.on_step_begin(arguments, state, control)
         callback.on_step_end(arguments, state, control)
     callback.on_log(arguments, state, control, logs={"train_runtime": 1.0, "train_loss": 1.0})
+    over = FOLDER / "over"
+
+    def go_on() -> None:
+        state.global_step = 2
+        callback.on_train_begin(arguments, state, control, **parts)
+        for state.global_step in (3, 4):
+            callback.on_step_begin(arguments, state, control)
+            callback.on_step_end(arguments, state, control)
+        while RANK and not over.exists():  # it is not there to bring its parts
+            time.sleep(0.05)
+        raise ArithmeticError("out of luck")
+
+    with pytest.raises(ArithmeticError), callback.guard():
+        go_on()
+    over.touch()
     if RANK == 0:
+        assert callback.repository.show().step == 3
         saved = callback.repository.load()
         assert {*saved} == {*whole}
         assert all((saved[name].data == tensor.numpy()).all() for name, tensor in whole.items())
@@ -195,6 +247,8 @@ def sharded() -> None:
     "the main one is killed before its commit is there": lambda: killed(0, linked=False),
     "the main one is killed when its commit is there": lambda: killed(0, linked=True),
     "exits": exits,
+    "preempted": preempted,
+    "pushes": pushes,
     "sharded": sharded,
 }[WHAT]()
 print("done", flush=True)

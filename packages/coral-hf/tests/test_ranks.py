@@ -67,6 +67,17 @@ def test_a_resumed_run_is_exact_on_every_rank(tmp_path: Path) -> None:
     assert len(repo.load_state()["trainer"]["random"]) == 2
 
 
+def test_all_ranks_are_preempted_and_end_together(tmp_path: Path) -> None:
+    all_done(run("preempted", tmp_path))
+    (commit,) = Repository(tmp_path / "repo").log()
+    assert (commit.step, commit.reasons, commit.exact) == (3, ("final", "preempted"), True)
+
+
+def test_the_others_do_not_wait_for_the_last_push(tmp_path: Path) -> None:
+    all_done(run("pushes", tmp_path))
+    assert [commit.step for commit in Repository(tmp_path / "there").log()] == [8, 4]
+
+
 @pytest.mark.nightly
 def test_the_main_rank_decides_when_to_stop(tmp_path: Path) -> None:
     all_done(run("stops", tmp_path))
@@ -135,9 +146,8 @@ def whole(folder: Path, steps: list[int]) -> None:
     assert repo.show(repo.commit(repo.load(), "another")).parents == (log[0].id,)
 
 
-@pytest.mark.nightly
 def test_shards_are_brought_together_where_the_trainer_is_attached(tmp_path: Path) -> None:
     all_done(run("sharded", tmp_path))
     log = Repository(tmp_path / "repo").log()
-    assert [commit.step for commit in log] == [2, 1]
+    assert [commit.step for commit in log] == [3, 2, 1]
     assert "the optimizer of a sharded model is not saved" in str(log[0].training["why"])

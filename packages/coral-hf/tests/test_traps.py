@@ -394,6 +394,32 @@ def test_a_remote_that_does_not_exist_yet_is_warned_of_once(training: Any, repo:
     assert list(saved(repo)) == [2, 4, 6, 8, 10, 12]
 
 
+class Endless(torch.utils.data.IterableDataset[Any]):
+    """Data that does not say how much there is of it."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+
+def test_a_pass_over_data_without_a_length_is_an_epoch(training: Any, repo: Repository) -> None:
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            seen.append(state.epoch)
+
+    data = Endless(training.examples())
+    callback = coral(repo, save_every_n_epochs=1, include_optimizer=True)
+    training.trainer(Look(), callback, train_dataset=data, max_steps=15).train()
+    assert seen[0] == 0.4, "else a whole number would do"
+    assert saved(repo) == {6: ("epoch",), 12: ("epoch",), 15: ("final",)}
+    assert [commit.epoch for commit in repo.log()][1:] == [1, 0]
+    assert "has no length" in str(repo.show("step:12").training["why"])
+
+
 class Scaled(Trainer):
     """Scales its loss as fp16 does, by so much at first that some updates overflow and are skipped."""
 

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from coral import Repository
 from coral.filesystem import LocalFileSystem
 from coral.integrations.lightning import CoralCallback, _source
+from coral.training._pushing import Pushing
 
 warnings.simplefilter("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -128,6 +129,9 @@ def whole() -> dict[str, Any]:
     stops = trainer(saves(branch="stops", early_stopping_patience=1), max_epochs=9)
     stops.fit(Net(), *loaders())
     found["stopped"] = agreed(stops.global_step)
+    stopped = trainer(saves(branch="stops", early_stopping_patience=1), max_epochs=9)
+    stopped.fit(Net(), *loaders(), ckpt_path=f"coral://{path}@stops")
+    found["stopped again"] = agreed(stopped.global_step)
     found["loaded"] = agreed(saves(branch="whole").load_from_coral(Net(), "best")["matched"])
     return found
 
@@ -145,6 +149,42 @@ def naive() -> dict[str, Any]:
     trainer(Naive(), strategy=DDPStrategy(find_unused_parameters=True, timeout=timedelta(seconds=8))).fit(
         Net(), *loaders()
     )
+    return {}
+
+
+class Preempted(pl.Callback):
+    """The launcher signals all processes in step 3, as SLURM does."""
+
+    def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def preempted() -> dict[str, Any]:
+    """All end together, with what the main one has saved, and without their handlers."""
+    own = trainer(Preempted(), coral(FOLDER / "weights", include_optimizer=True, handle_signals=True))
+    own.fit(Net(), *loaders())
+    return {"steps": agreed(own.global_step), "signals": agreed(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)}
+
+
+def pushes() -> dict[str, Any]:
+    """The last push takes until the other process is through with its training."""
+    own_close, through = Pushing.close, FOLDER / "through"
+
+    def close(self: Any, *args: Any) -> None:
+        until = time.monotonic() + 30
+        while not through.exists():
+            assert time.monotonic() < until, "the other process waits for this push"
+            time.sleep(0.05)
+        own_close(self, *args)
+
+    class Through(pl.Callback):
+        def on_train_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_rank:
+                through.touch()
+
+    Pushing.close = close  # type: ignore[method-assign]
+    trainer(coral(FOLDER / "weights", push_to=FOLDER / "there"), Through()).fit(Net(), *loaders())
     return {}
 
 
@@ -236,6 +276,8 @@ if __name__ == "__main__":
     result = {
         "whole": whole,
         "naive": naive,
+        "preempted": preempted,
+        "pushes": pushes,
         "dies": dies,
         "another is killed as it gives its part": lambda: killed(2),
         "the main one is killed before its commit is there": lambda: killed(0, linked=False),

@@ -48,6 +48,7 @@ def test_rank_0_decides_and_each_rank_goes_on_with_its_own_random_numbers(tmp_pa
     assert seen["weights"] == [True] * ranks
     assert seen["difference"] == 0.0
     assert seen["stopped"] == [6] * ranks, "the others' scores get better still"
+    assert seen["stopped again"] == [6] * ranks, "one that goes on from there has nothing to do"
     assert seen["loaded"] == [4] * ranks
 
 
@@ -56,6 +57,17 @@ def test_a_naive_save_by_rank_0_alone_has_the_ranks_wait_for_each_other(tmp_path
     status, said = run("naive", tmp_path)
     assert status != 0, said[-4000:]
     assert not (tmp_path / "found.json").exists()
+
+
+def test_all_ranks_are_preempted_and_end_together(tmp_path: Path) -> None:
+    assert found("preempted", tmp_path) == {"steps": [4, 4], "signals": [True, True]}
+    log = Repository(tmp_path / "weights").log()
+    assert [(commit.step, commit.reasons) for commit in log] == [(4, ("final",)), (3, ("preempted",))]
+
+
+def test_the_others_do_not_wait_for_the_last_push(tmp_path: Path) -> None:
+    assert found("pushes", tmp_path) == {}
+    assert Repository(tmp_path / "there").log()[0].step == 8
 
 
 def test_when_a_rank_dies_the_others_do_not_wait(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 from coral import Repository
 from coral.integrations.lightning import CoralCallback
@@ -365,3 +367,46 @@ def test_early_stopping_by_what_the_module_logs_at_the_end_of_an_epoch(lab: Simp
     trainer = lab.trainer(coral(path, save_on_best="late", early_stopping_patience=2), max_epochs=9)
     trainer.fit(Late(), batches(2), batches(1))
     assert trainer.global_step == 6
+
+
+def test_a_stop_at_an_evaluation_by_time_is_an_ordinary_end(lab: SimpleNamespace, path: Path, saved: Saved) -> None:
+    """Then there is no number of batches after which one comes: val_check_batch is None."""
+    look = Look("on_validation_end", lambda trainer: trainer.val_check_batch)
+    stop = EarlyStopping("val_loss", patience=1, check_on_train_epoch_end=False)
+    callback = coral(path, save_on_best="val_loss")
+    every = {"val_check_interval": timedelta(0), "check_val_every_n_epoch": 1}
+    trainer = lab.trainer(look, stop, callback, max_epochs=9, num_sanity_val_steps=0, **every)
+    trainer.fit(lab.Scored(), batches(5), batches(2))
+    assert None in look.seen, "else it would be no trap"
+    assert trainer.global_step < 45
+    assert saved() == {1: ("best",)}
+
+
+def test_a_metric_that_cannot_be_computed_does_not_take_the_place_of_what_ends_the_run(
+    lab: SimpleNamespace, path: Path, saved: Saved
+) -> None:
+    """The trainer computes what is logged at the end of an epoch after the hooks, and so would who looks once more."""
+
+    class Broken(Metric):
+        full_state_update = False
+        asked = 0
+
+        def update(self) -> None: ...
+
+        def compute(self) -> Any:
+            Broken.asked += 1
+            raise ArithmeticError(f"out of luck {Broken.asked}")
+
+    class Model(lab.Scored):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.broken = Broken()
+
+        def on_train_epoch_end(self) -> None:
+            self.broken.update()
+            self.log("broken", self.broken)
+
+    with pytest.raises(ArithmeticError, match=r"out of luck 1\b"):
+        lab.trainer(coral(path), max_epochs=2).fit(Model(), batches(3), batches(2))
+    assert Broken.asked > 1, "else it would be no trap"
+    assert saved() == {3: ("exception",)}

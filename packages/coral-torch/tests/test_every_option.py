@@ -17,6 +17,7 @@ from torch import nn
 from coral import Repository
 from coral.filesystem import LocalFileSystem
 from coral.integrations.pytorch import CoralTrainer
+from coral.integrations.pytorch._options import Options
 from coral.training import CheckpointConfig, _pushing, _requests, _upkeep
 
 SCORES = [4.0, 2.0, 1.9, 3.0]  # of the four epochs, two steps each
@@ -188,3 +189,8 @@ def test_each_value_does_what_it_says(name: str, value: Any, ran: Callable[..., 
     assert one != other
     options: dict[str, Any] = {"durability": "fast", **case.others, name: value}
     assert case.observe(ran(CheckpointConfig(**options), case.ends)) == case.expected[value]
+
+
+def test_every_field_of_the_config_is_a_keyword_of_the_callbacks() -> None:
+    named = {"save_every_n_epochs", "save_every_n_steps", "save_on_best_metric", "minimize_metric", "save_on_train_end"}
+    assert {*Options.__annotations__} | named == {field.name for field in dataclasses.fields(CheckpointConfig)}

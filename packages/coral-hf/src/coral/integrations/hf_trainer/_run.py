@@ -59,7 +59,7 @@ class Run:
         """An epoch is over; its evaluation is still to come. Whether it was cut short because training is to end.
 
         One that goes on later is evaluated then: now that would draw random numbers, and step plateau schedulers.
-        Where the data has no length the Trainer's count is a fraction at the end of a pass: it is an epoch all the same.
+        Where the data has no length the Trainer's count is a fraction at the end of a pass, which is an epoch too.
         """
         whole = state.epoch == int(state.epoch)
         cut = control.should_training_stop or control.should_epoch_stop or state.global_step >= state.max_steps
