@@ -15,7 +15,15 @@ import pytest
 from tests.remotes.breaking import breaking
 
 from coral import CoralError, Repository
-from coral.errors import CommitPruned, Diverged, NotARepository, RemoteDenied, RemoteNotFound, RemoteUnreachable
+from coral.errors import (
+    CommitPruned,
+    ConfigError,
+    Diverged,
+    NotARepository,
+    RemoteDenied,
+    RemoteNotFound,
+    RemoteUnreachable,
+)
 from coral.remotes import DuePush, Pushed, Remote, add_due, open_remote
 from coral.testing import RemoteTests
 
@@ -96,6 +104,38 @@ def test_a_file_in_many_parts_is_put_once(tmp_path: Path) -> None:
     assert remote.put("packs/x.pack", memoryview(data)) is True
     assert remote.put("packs/x.pack", memoryview(bytes(40 << 20))) is False
     assert remote.read("packs/x.pack", 0, len(data)) == data
+
+
+def test_a_tensor_without_elements_comes_too(repo: Repository, tmp_path: Path) -> None:
+    large = np.random.default_rng(0).integers(0, 256, 9 << 20, np.uint8)
+    repo.commit({"a": large, "b": np.empty((0, 3)), "c": large[::-1].copy()}, "second")
+    repo.push(url := f"s3://bucket/{tmp_path.name}")
+    found = Repository.clone(url, tmp_path / "clone", durability="fast").load()
+    assert found["b"].data.shape == (0, 3)
+    assert np.array_equal(found["c"].data, large[::-1])
+
+
+def test_without_a_condition_a_single_writer_pushes_and_nobody_else(repo, tmp_path: Path, monkeypatch) -> None:
+    """A store that takes no notice of `If-None-Match`, as old ones do."""
+    pipe = s3fs.S3FileSystem.pipe_file
+    monkeypatch.setattr(
+        s3fs.S3FileSystem, "pipe_file", lambda self, path, value, mode="", **more: pipe(self, path, value, **more)
+    )
+    url = f"s3://bucket/{tmp_path.name}"
+    for where in (url, url):
+        with pytest.raises(ConfigError, match="without a conditional put"):
+            repo.push(where)
+    repo.add_remote("origin", url, single_writer=True)
+    for step in range(2):
+        repo.commit({"w": np.full(10, step)}, "more")
+        repo.push()
+    assert Repository.clone(url, tmp_path / "clone", single_writer=True).branches() == repo.branches()
+    repo.remove_remote("origin")
+    repo.add_remote("origin", url)
+    repo.commit({"w": np.zeros(10)}, "more")
+    for where in ("origin", url, "origin"):
+        with pytest.raises(ConfigError, match="single_writer=True"):
+            repo.push(where)
 
 
 def test_two_machines_share_a_branch(repo: Repository, tmp_path: Path) -> None:

@@ -65,8 +65,15 @@ class Remoting:
             return {record.name: record.url for record in records(self._store.fs)}
 
     def remove_remote(self, name: str) -> None:
-        """Forget a remote and where its branches are; what was fetched stays until garbage is collected."""
+        """Forget a remote, where its branches are, and what is due to be pushed to it.
+
+        What was fetched stays until garbage is collected.
+        """
         with self._remotely("removing", name):
+            read_record(self._store.fs, name)
+            for due in dues(self._store.fs):
+                if due.remote == name:
+                    remove_due(self._store.fs, due)
             remove_record(self._store.fs, name)
             for ref in _refs.names(self._store.fs, "remotes"):
                 if ref.startswith(f"{name}/"):
@@ -163,12 +170,15 @@ class Remoting:
 
         With `depth`, tensors come for that many of the newest commits of each branch alone, the records of all; with
         `names`, only these weights, and no training state. HEAD is on the branch that it is on over there. One that
-        was cut short is completed when it is called again.
+        was cut short is completed when it is called again; with other names as long as no ref is there yet.
         """
         if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
             raise ConfigError(f"depth is {depth!r}; it must be a number of commits, 1 or more, or None for all")
         if isinstance(names, str):
             raise ConfigError(f"names is {names!r}; it must be a collection of names, or None for all")
+        wanted = None if names is None else frozenset(names)
+        if wanted is not None and not wanted:
+            raise ConfigError("names is empty: a clone without weights is none. Name some, or leave names out for all.")
         fs = LocalFileSystem(path)
         with storage_errors(f"cloning to {fs.root}"):
             there = fs.list("")
@@ -181,12 +191,22 @@ class Remoting:
             if _resolve.all_refs(repo._store, "heads"):
                 raise RefExists(f"{fs.root} is a repository with branches: fetch, or clone to another folder")
             repo.add_remote(_FIRST, url, single_writer=single_writer)
-            if names is not None:
-                mark_partial(fs, names)
+            repo._hold(wanted)
             repo._fetch(_FIRST, depth=depth, progress=progress, head=True)
         return repo
 
     # -- what these share -------------------------------------------------------------------------------------------
+
+    def _hold(self, names: frozenset[str] | None) -> None:
+        """Have what a clone fetches be of these weights alone; RefExists where refs came with other ones already."""
+        store = self._store
+        begun = partial_names(store.fs)
+        if begun == names:
+            return
+        if any(_resolve.all_refs(store, kind) for kind in ("heads", "tags", "remotes")):
+            how = "for all weights" if begun is None else f"with names={sorted(begun)}"
+            raise RefExists(f"the clone in {store.fs.root} was begun {how}, not with these: clone to another folder")
+        mark_partial(store.fs, names)
 
     def _branch(self, name: str | None) -> str:
         """The branch of that name, or the one that HEAD is on."""

@@ -48,7 +48,7 @@ LOCKED = {
     "coral.training": [
         "DEFAULT_CONFIG", "Action", "Annotate", "Buffers", "CheckpointConfig", "CheckpointManager", "CheckpointPolicy",
         "EpochEnd", "Evaluated", "Event", "Interrupted", "Kept", "PolicyState", "Prune", "Save", "SaveFailed",
-        "SaveRequested", "Saved", "Snapshot", "StateSource", "StepEnd", "Stop", "TrainBegin", "TrainEnd",
+        "SaveRequested", "Saved", "Signals", "Snapshot", "StateSource", "StepEnd", "Stop", "TrainBegin", "TrainEnd",
         "TrainingState", "copy_all",
     ],
     "coral.weights": ["DTYPES", "Array", "DType", "WeightTensor", "check_name", "check_shape"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from coral.errors import (
     MissingObject,
     NotARepository,
     RefExists,
+    RemoteUnreachable,
     UnknownRef,
     UnsafeInput,
     WeightsMismatch,
 )
 from coral.store._files import seal
+from coral.store._partial import partial_names
 
 
 @pytest.fixture
@@ -229,10 +232,94 @@ def test_a_name_that_no_commit_has_is_an_error(pushed, clone) -> None:
         clone(names=["no.such"])
 
 
-@pytest.mark.parametrize("options", [{"depth": 0}, {"depth": True}, {"names": "layer"}])
-def test_options_that_cannot_be(pushed, clone, options: dict) -> None:
+@pytest.mark.parametrize("names", [["frozen"], None])
+def test_a_clone_that_failed_for_a_name_can_be_made_with_others(repo, pushed, clone, same, names) -> None:
+    for wrong in (["no.such"], ["frozen", "no.such"]):
+        with pytest.raises(WeightsMismatch):
+            clone(names=wrong)
+    found = clone(names=names)
+    if names is None:
+        same(found, repo, *pushed)
+    else:
+        assert found.load(names=["frozen"])["frozen"].data.shape == (30, 50)
+        with pytest.raises(MissingObject, match="has only frozen"):
+            found.load()
+    assert found.fsck().ok
+
+
+@pytest.mark.parametrize("others", [None, ["layer"]])
+def test_a_clone_of_names_that_was_cut_is_what_the_next_one_asks_for(
+    repo: Repository, remote, pushed, clone, same, tmp_path: Path, others
+) -> None:
+    cut = 0
+    while True:  # one request later each time
+        remote.requests.clear()
+        remote.fault = lambda number, kind, cut=cut: "error" if number >= cut else None
+        try:
+            clone(names=["frozen"])
+            break
+        except RemoteUnreachable:
+            cut += 1
+        remote.fault = lambda number, kind: None
+        found = clone(names=others)
+        if others is None:
+            same(found, repo, *pushed)
+        else:
+            assert found.load(names=others)["layer"].data.shape == (120, 100)
+            assert partial_names(found.store.fs) == {"layer"}
+        assert found.fsck().ok
+        shutil.rmtree(tmp_path / "clone")
+    assert cut > 5
+
+
+def test_a_clone_with_refs_keeps_its_names(remote, pushed, clone, tmp_path: Path, monkeypatch) -> None:
+    """Cut between the refs that follow the remote and the branch: it is completed with the same names alone."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "_keep_up", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            clone(names=["frozen"])
+    for others in (None, ["layer"]):
+        with pytest.raises(RefExists, match=r"begun with names=\['frozen'\].*clone to another folder"):
+            clone(names=others)
+    found = clone(names=["frozen"])
+    with pytest.raises(MissingObject, match="has only frozen"):
+        found.load()
+
+
+def test_a_whole_repository_does_not_become_one_of_names(remote, pushed, clone, tmp_path: Path) -> None:
+    found = Repository(tmp_path / "clone", init=True, durability="fast")
+    found.add_remote("origin", "test://memory")
+    found.fetch()
+    with pytest.raises(RefExists, match="for all weights"):
+        clone(names=["frozen"])
+    assert not (tmp_path / "clone" / "partial").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{"depth": 0}, {"depth": True}, {"names": "layer"}, {"names": []}, {"names": iter(())}]
+)
+def test_options_that_cannot_be(pushed, clone, options: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         clone(**options)
+    assert not (tmp_path / "clone").exists()
+
+
+def test_a_tensor_without_elements_is_not_asked_for(repo: Repository, remote, clone, monkeypatch) -> None:
+    """Between two that are large it is a range of its own; a server may answer one without a byte with all it has."""
+    large = np.random.default_rng(0).integers(0, 256, 9 << 20, np.uint8)
+    repo.commit({"a": large, "b": np.empty((0, 3)), "c": large[::-1].copy()})
+    repo.push("test://memory")
+    asked, read = [], remote.read
+
+    def answer(name: str, offset: int, size: int) -> bytes:
+        asked.append(size)
+        return read(name, offset, size) if size else remote.files[name]
+
+    monkeypatch.setattr(remote, "read", answer)
+    found = clone()
+    assert 0 not in asked
+    assert found.load()["b"].data.shape == (0, 3)
+    assert np.array_equal(found.load()["a"].data, large)
 
 
 # -- what is not let in ------------------------------------------------------------------------------------------------

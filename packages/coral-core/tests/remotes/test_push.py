@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from coral import Repository
-from coral.errors import CommitPruned, Diverged, NewerFormat, NotARepository, RefExists, UnknownRef, UnknownRemote
+from coral.errors import (
+    CommitPruned,
+    ConfigError,
+    Diverged,
+    NewerFormat,
+    NotARepository,
+    RefExists,
+    UnknownRef,
+    UnknownRemote,
+)
 
 
 def test_a_folder_that_was_pushed_to_is_a_repository(repo: Repository, commits, same, other: Path) -> None:
@@ -35,6 +44,55 @@ def test_a_second_push_asks_little_and_sends_nothing(repo: Repository, remote, c
     assert repo.push().up_to_date
     assert [kind for kind, _ in remote.requests] == ["read", "read"]
     assert remote.sent + remote.received < 1000
+
+
+def test_a_store_without_a_condition_is_refused_each_time(repo: Repository, remote, commits, monkeypatch) -> None:
+    commits(1)
+    repo.add_remote("origin", "test://memory")
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "put", lambda name, data: bool(remote.files.update({name: bytes(data)})) or True)
+        for where in ("origin", "test://memory", "origin"):
+            with pytest.raises(ConfigError, match="without a conditional put"):
+                repo.push(where)
+            assert remote.files == {}
+    repo.push()
+
+
+def test_a_repository_that_is_there_tells_nothing_of_its_store(repo: Repository, remote, commits, monkeypatch) -> None:
+    """As one that a single writer has made on a store without a condition, and that is opened without that promise."""
+    commits(1)
+    repo.push("test://memory")
+    before = dict(remote.files)
+    commits(2)
+    repo.add_remote("origin", "test://memory")
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "put", lambda name, data: bool(remote.files.update({name: bytes(data)})) or True)
+        for where in ("origin", "test://memory", "origin"):
+            with pytest.raises(ConfigError, match="single_writer"):
+                repo.push(where)
+            assert remote.files == before
+    repo.push()
+
+
+def test_that_a_store_has_a_condition_is_tried_once_for_a_name(repo: Repository, remote, there, commits) -> None:
+    commits(1)
+    repo.push("test://memory")
+    for name in ("origin", "again"):
+        repo.add_remote(name, "test://memory")
+        tried = []
+        for step in (2, 3):
+            commits(step)
+            remote.requests.clear()
+            repo.push(name)
+            tried.append(remote.requests.count(("put", "format")))
+        assert tried == [1, 0]
+        repo.remove_remote(name)
+    repo.add_remote("origin", "test://memory")
+    commits(4)
+    remote.requests.clear()
+    repo.push()
+    assert remote.requests.count(("put", "format")) == 1  # nothing is left of the remote that had the name before
+    assert there().branches() == repo.branches()
 
 
 def test_only_what_is_missing_travels(repo: Repository, remote, commits, trained) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from coral import Repository
-from coral.errors import UnsafeInput
-from coral.remotes import dues
+from coral.errors import UnknownRemote, UnsafeInput
+from coral.remotes import DuePush, add_due, dues
 from coral.training import CheckpointConfig, CheckpointManager, Snapshot, StepEnd
+from coral.training._pushing import Pushing
 
 CONFIG = CheckpointConfig(save_every_n_steps=1, background_repack=False, durability="fast")
 
@@ -78,6 +79,61 @@ def test_without_a_process_it_is_done_here(repo: Repository, other: Path, monkey
     monkeypatch.setattr("coral._process.coral_command", lambda *_: ["/does/not/exist"])
     run(repo, 1, 2, push_to=other)
     assert Repository(other).branches() == repo.branches()
+
+
+def test_a_remote_that_is_removed_has_nothing_due(repo: Repository, other: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    repo.add_remote("backup", tmp_path / "file" / "x")  # never there
+    repo.add_remote("origin", other)
+    run(repo, 1, push_to="backup")
+    add_due(repo.store.fs, DuePush.checked("origin", "main"))
+    repo.remove_remote("backup")
+    assert dues(repo.store.fs) == [DuePush("origin", "main")]
+    with pytest.raises(UnknownRemote):
+        repo.remove_remote("backup")
+
+
+@pytest.mark.parametrize("spawns", [True, False])
+def test_what_is_due_to_another_remote_slows_nothing(
+    repo: Repository, other: Path, monkeypatch, caplog, *, spawns: bool
+) -> None:
+    """The one fails each time; the other has each save as soon as it is made."""
+    if not spawns:
+        monkeypatch.setattr("coral._process.coral_command", lambda *_: ["/does/not/exist"])
+    repo.add_remote("origin", other)
+    add_due(repo.store.fs, DuePush.checked("dead", "main"))
+    pushing = Pushing(repo, "origin", "main", prune=False)
+    with caplog.at_level(logging.WARNING, "coral"):
+        for step in range(3):
+            repo.commit({"w": np.full(2000, step, np.float32)}, "more")
+            pushing.saved()
+            if pushing._process is not None:
+                pushing._process.wait()
+            assert Repository(other).branches() == repo.branches()
+        pushing.close()
+    assert "a push failed" not in caplog.text
+    assert "not pushed: main to dead" in caplog.text
+    assert [push.remote for push in dues(repo.store.fs)] == ["dead"]
+
+
+@pytest.mark.parametrize("spawns", [True, False])
+def test_after_a_push_that_failed_there_is_a_pause(
+    repo: Repository, tmp_path: Path, monkeypatch, caplog, *, spawns: bool
+) -> None:
+    if not spawns:
+        monkeypatch.setattr("coral._process.coral_command", lambda *_: ["/does/not/exist"])
+    (tmp_path / "file").write_bytes(b"")
+    repo.add_remote("origin", tmp_path / "file" / "x")
+    pushing = Pushing(repo, "origin", "main", prune=False)
+    with caplog.at_level(logging.WARNING, "coral"):
+        for step in range(3):
+            repo.commit({"w": np.full(2000, step, np.float32)}, "more")
+            pushing.saved()
+            if pushing._process is not None:
+                pushing._process.wait()
+    pushing._reap(wait=True)
+    assert caplog.text.count("a push failed, and stays due") == 1
+    assert [push.remote for push in dues(repo.store.fs)] == ["origin"]
 
 
 def test_a_url_with_credentials_is_refused_before_the_run(repo: Repository) -> None:

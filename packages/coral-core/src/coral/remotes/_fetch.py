@@ -90,7 +90,7 @@ def fetch(
     if head is not None and head.value is not None and head.value.startswith("refs/heads/"):
         done.head = _refs.check_ref_name(head.value.removeprefix("refs/heads/"))
     objects = RemoteObjects(ours, side)
-    work = _Work(ours, side, Graph.of(ours), Graph(objects.read), objects, frozenset(names) if names else None)
+    work = _Work(ours, side, Graph.of(ours), Graph(objects.read), objects, None if names is None else frozenset(names))
     tips = list(dict.fromkeys(entry.value for entry in (*heads.values(), *tags.values()) if entry.value))
     known = _known(ours, work.here)
     if not set(tips) <= known:

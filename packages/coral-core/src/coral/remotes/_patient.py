@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import numpy as np
+
 from coral._digest import Bytes
 from coral.errors import RemoteUnreachable
 from coral.remotes._newest import Newest
@@ -42,11 +44,15 @@ class PatientRemote(Remote):
         return self._again(lambda: self._inner.read(name, offset, size))
 
     def read_all(self, name: str, offset: int, size: int) -> bytes:
-        """The bytes of a file that is known to have so many."""
+        """The bytes of a file that is known to have so many; where that is none it is not asked."""
+        if not size:
+            return b""
         return self._again(lambda: self._whole(self._inner.read(name, offset, size), name, size))
 
     def read_array(self, name: str, offset: int, size: int) -> Bytes:
         """The same as an array (uint8)."""
+        if not size:
+            return np.empty(0, np.uint8)
         return self._again(lambda: self._whole(self._inner.read_array(name, offset, size), name, size))
 
     def _whole(self, data: _Read, name: str, size: int) -> _Read:

@@ -3,6 +3,7 @@
     remotes/<name>/remote        {"name": ..., "url": ..., "single_writer": ...}, sealed: no credentials
     remotes/<name>/packs/<id>    the end of a pack that is there: its directory and its trailer
     remotes/<name>/pushed        what the last push left there
+    remotes/<name>/refused       a copy of `remote`, made when the store had refused to have a name taken twice
 
 All but the first is derived, and may go at any time.
 """
@@ -102,7 +103,9 @@ def remove_record(fs: FileSystem, name: str) -> None:
         for pack in fs.list(f"{folder}/packs"):
             fs.unlink(f"{folder}/packs/{pack}")
         fs.rmdir(f"{folder}/packs")
-        fs.unlink(f"{folder}/pushed")
+    for derived in ("pushed", "refused"):
+        with suppress(OSError):
+            fs.unlink(f"{folder}/{derived}")
 
 
 class Memory:
@@ -140,6 +143,17 @@ class Memory:
     def remember_pushed(self, fields: dict[str, Any]) -> None:
         """Remember what a push has found, or left."""
         self._write("pushed", seal(_json.dumps(fields)))
+
+    def refused(self) -> bool:
+        """Whether the store of this remote, as it is recorded now, has refused to have a name taken twice."""
+        record = self._read("remote", LIMIT)
+        return record is not None and record == self._read("refused", LIMIT)
+
+    def remember_refused(self) -> None:
+        """Remember that it has."""
+        record = self._read("remote", LIMIT)
+        if record is not None:
+            self._write("refused", record)
 
     def _read(self, path: str, limit: int) -> bytes | None:
         if self._folder is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from coral import _json
 from coral._digest import Bytes
-from coral.errors import CorruptObject, NotARepository
+from coral.errors import CorruptObject, NotARepository, RemoteError
 from coral.filesystem import FileSystem
 from coral.maintenance._inventory import Copy, Inventory, settle
 from coral.objects import is_id
@@ -23,7 +23,7 @@ from coral.remotes._patient import PatientRemote
 from coral.remotes._records import Memory
 from coral.remotes._remote import Remote
 from coral.store import Store, _refs
-from coral.store._files import put_if_absent, seal
+from coral.store._files import put_if_absent, seal, unseal
 from coral.store._format import FORMAT, check_format
 from coral.store._pack import VERSION, Directory, directory_of, path_of, read_directory
 
@@ -81,12 +81,21 @@ class Side:
             ) from None
 
     def make(self) -> None:
-        """Make sure that there is a repository, or make one where there is nothing yet."""
+        """Make sure that there is a repository, or make one where there is nothing yet.
+
+        ConfigError where a name can be taken twice: that is tried once for each remote that has a name here.
+        """
+        made = False
         try:
             check_format(self.fs)
-            return
         except FileNotFoundError:
-            pass
+            made = self._begin()
+            check_format(self.fs)
+        if made or not self.memory.refused():
+            self._try_twice(made=made)
+
+    def _begin(self) -> bool:
+        """Make a repository where there is nothing; whether this call made it."""
         strange = next((each.name for each in self.fs.remote.list("") if not each.name.startswith("tmp/")), None)
         if strange is not None:
             raise NotARepository(
@@ -94,11 +103,18 @@ class Side:
                 "to it. Take another folder.",
                 path=self.url,
             )
-        content = seal(_json.dumps({"format": FORMAT}))
-        put_if_absent(self.fs, "format", content, durable=True)
-        if self.fs.remote.put("format", memoryview(content)):  # that a name can be taken twice shows now, or never
+        return put_if_absent(self.fs, "format", seal(_json.dumps({"format": FORMAT})), durable=True)
+
+    def _try_twice(self, *, made: bool) -> None:
+        """Put `format` again, as it is: where a name can be taken twice it shows now, before a ref is lost by it."""
+        content = self.fs.read("format", 4096)
+        unseal(content, "format")  # where it is overwritten it is by the same
+        if self.fs.remote.put("format", memoryview(content)):
+            if made:
+                with suppress(RemoteError):  # then it stays, and the next push tries again
+                    self.fs.remote.delete("format")
             raise no_condition(self.url)
-        check_format(self.fs)
+        self.memory.remember_refused()
 
     def ref(self, folder: str) -> _refs.RefEntry | None:
         """The newest entry of a ref. CorruptObject where it is damaged, which is never taken for one that is not there.

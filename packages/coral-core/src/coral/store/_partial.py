@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from coral import _json
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
-from coral.store._files import LIMIT, put_if_absent, seal, unseal
+from coral.store._files import LIMIT, seal, temporary, unseal
 
 _PATH = "partial"
 
 
-def mark_partial(fs: FileSystem, names: Iterable[str]) -> None:
-    """Say, durably, that of what is fetched only these weights are held."""
-    put_if_absent(fs, _PATH, partial_content(names), durable=True)
+def mark_partial(fs: FileSystem, names: Iterable[str] | None) -> None:
+    """Say, durably, that of what is fetched only these weights are held, or with None all of it, whatever was said."""
+    if names is None:
+        with suppress(FileNotFoundError):
+            fs.unlink(_PATH)
+    else:
+        with temporary(fs) as (source, file):
+            file.write([partial_content(names)])
+            file.fsync()
+            fs.replace(source, _PATH)
+    fs.fsync_dir("")
 
 
 def partial_content(names: Iterable[str]) -> bytes:
@@ -30,6 +39,6 @@ def partial_names(fs: FileSystem) -> frozenset[str] | None:
         return None
     match found:
         case {"names": list(names)} if all(isinstance(name, str) for name in names):
-            return frozenset(names)
+            return frozenset(names) or None
         case _:
             raise CorruptObject(f"the file {_PATH} does not say which tensors are held", path=_PATH)

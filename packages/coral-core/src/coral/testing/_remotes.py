@@ -59,6 +59,13 @@ class RemoteTests:
         assert remote.read("format", 7, 100) == b"789"
         assert remote.read("format", 10, 100) == b""
 
+    def test_a_range_without_a_byte_has_none(self, remote: Remote) -> None:
+        """There is no such range in HTTP: a server that is asked for one may answer with the whole file."""
+        remote.put("format", memoryview(b"0123456789"))
+        for offset in (0, 5, 10):
+            assert remote.read("format", offset, 0) == b""
+            assert remote.read_array("format", offset, 0).size == 0
+
     def test_what_is_there_is_not_put_again(self, remote: Remote) -> None:
         assert remote.put("format", memoryview(b"first")) is True
         assert remote.put("format", memoryview(b"second")) is False

@@ -27,6 +27,7 @@ class Pushing:
         self._spawns = isinstance(repo.store.fs, LocalFileSystem)
         self._process: subprocess.Popen[str] | None = None
         self._saved = False  # anything, in this run
+        self._noted: float | None = None  # when what the process found due of this run was noted
         self._failures = 0
         self._not_before = 0.0
 
@@ -69,6 +70,15 @@ class Pushing:
             return False
         return True
 
+    def _when_noted(self) -> float | None:
+        """When the push of this run was noted as due, by the filesystem's clock; None where it is not due."""
+        if self._push is None:
+            return None
+        try:
+            return self._repo.store.fs.stat(self._push.path).mtime
+        except (CoralError, OSError):
+            return None
+
     def close(self, patience: float | None = None) -> None:
         """Push what came last, notes too, and what is still due, and wait for it; what fails is the next run's.
 
@@ -92,6 +102,7 @@ class Pushing:
     def _start(self) -> None:
         if self._process is not None:
             return
+        self._noted = self._when_noted()
         if not self._spawns:
             self._push_here()
             return
@@ -123,10 +134,14 @@ class Pushing:
         self._ended(process.returncode == 0, (out + err).strip()[-1000:])
 
     def _ended(self, succeeded: bool, said: str) -> None:
-        if succeeded:
+        if not succeeded and self._push is not None and (self._noted is None or self._noted != self._when_noted()):
+            # this run's own is not due any more, or again: what failed is due to another remote, and slows nothing here
+            self._failures, self._not_before = 0, 0.0
+            _log.info("%s: pushed, but for what else is due: %s", self._repo.path, said)
+        elif succeeded:
             self._failures, self._not_before = 0, 0.0
             _log.info("%s: pushed: %s", self._repo.path, said)
-            return
-        self._not_before = time.monotonic() + min(_PAUSE * 2**self._failures, _LONGEST)
-        self._failures += 1
-        _log.warning("%s: a push failed, and stays due: %s", self._repo.path, said or "it said nothing")
+        else:
+            self._not_before = time.monotonic() + min(_PAUSE * 2**self._failures, _LONGEST)
+            self._failures += 1
+            _log.warning("%s: a push failed, and stays due: %s", self._repo.path, said or "it said nothing")
