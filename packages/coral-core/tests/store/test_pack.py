@@ -177,3 +177,13 @@ def test_a_directory_of_another_length(directory_bytes: bytearray) -> None:
 def test_an_entry_beyond_the_data(directory_bytes: bytearray) -> None:
     with pytest.raises(CorruptObject, match="outside"):
         Directory("0" * 64, bytes(directory_bytes), 60)
+
+
+def test_a_pack_of_a_newer_version_is_told_from_a_damaged_one(
+    fs: LocalFileSystem, write_pack: Callable[..., Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pack, "VERSION", 2)
+    name = write_pack(fs, [np.arange(6)]).name
+    monkeypatch.undo()
+    with pytest.raises(NewerFormat, match="Upgrade"):
+        read_directory(fs, name)

@@ -13,6 +13,7 @@ import threading
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -32,9 +33,10 @@ PAGE = 7
 
 @dataclass
 class Model:
-    """A repository: the files of each commit, oldest first, and what it refuses."""
+    """A repository: the files of each commit, oldest first, its tags, and what it refuses."""
 
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
 
@@ -46,7 +48,8 @@ class Model:
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
         if revision in ("main", "HEAD"):
             return self.commits[-1]
-        return next((found for found in self.commits if found[0] == revision), None)
+        sha = self.tags.get(revision, revision)
+        return next((found for found in self.commits if found[0] == sha), None)
 
 
 class Hub:
@@ -233,7 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
         there, files = model.commits[-1][1], []
         for path in (file["path"] for file in json.loads(self._given)["files"]):
             large = path.endswith(LARGE)
-            entry = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            ignored = _ignored(path, there.get(".gitignore", b"").decode())
+            entry = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored}
             if path in there:  # what has not changed the client leaves out of its commit
                 data = there[path]
                 entry["oid"] = hashlib.sha256(data).hexdigest() if large else _git_id(data)
@@ -321,6 +325,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.sent += len(data) if self.command == "GET" else 0
         self._answer(status, data, **headers)
         return None
+
+
+def _ignored(path: str, gitignore: str) -> bool:
+    """Whether a .gitignore names a path, a part of it, or a folder that it is in; `!` is not known."""
+    parts = path.split("/")
+    names = {*parts, *("/".join(parts[:end]) for end in range(1, len(parts) + 1))}
+    patterns = [line.strip().strip("/") for line in gitignore.splitlines() if not line.startswith("#")]
+    return any(fnmatchcase(name, pattern) for pattern in patterns if pattern for name in names)
 
 
 def _git_id(data: bytes) -> str:

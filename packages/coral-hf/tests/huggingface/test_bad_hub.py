@@ -14,6 +14,7 @@ import safetensors.numpy
 from loopback_hub import Hub
 
 from coral import Repository, WeightTensor
+from coral._digest import tensor_id
 from coral.errors import (
     ConfigError,
     CoralError,
@@ -27,6 +28,7 @@ from coral.errors import (
     UnsupportedValue,
 )
 from coral.integrations.huggingface import CoralHubClient
+from coral.store import _pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
@@ -305,6 +307,77 @@ def test_a_sidecar_that_gives_a_tensor_the_id_of_another_one_is_not_believed(
     assert equal(client.download_model("me/tuned"), changed)
 
 
+def swap(content: Any) -> None:
+    tensors = content["tensors"]
+    for field in ("id", "digests"):
+        tensors["layer.3"][field], tensors["layer.4"][field] = tensors["layer.4"][field], tensors["layer.3"][field]
+
+
+def same_as_another(content: Any) -> None:
+    tensors = content["tensors"]
+    tensors["layer.3"] |= {field: tensors["layer.4"][field] for field in ("id", "digests")}
+
+
+def rename(content: Any) -> None:
+    content["tensors"]["another"] = content["tensors"].pop("layer.3")
+
+
+def add(content: Any) -> None:
+    content["tensors"]["another"] = dict(content["tensors"]["layer.3"])
+
+
+def flatten(content: Any) -> None:
+    for claimed in content["tensors"].values():
+        blocks = bytes.fromhex(claimed["digests"])
+        claimed |= {"shape": [100_000], "id": tensor_id(claimed["dtype"], [100_000], blocks)}
+
+
+@pytest.mark.parametrize("with_delta", [False, True])
+@pytest.mark.parametrize(
+    "lie",
+    [swap, same_as_another, rename, add, flatten, lambda content: content["tensors"].pop("layer.3")],
+    ids=["swap", "same", "rename", "add", "flatten", "omit"],
+)
+def test_of_what_is_here_a_sidecar_cannot_make_another_model(
+    hub: Hub, client: Any, another: Any, model: Model, lie: Callable[[Any], object], with_delta: bool
+) -> None:
+    """All that it names is in the cache, or came with the delta pack, and is what its id says."""
+    after = {name: WeightTensor(tensor.data * np.float32(1.0001)) for name, tensor in model.items()}
+    client.upload_model(model, "me/base")
+    client.upload_model(after, "me/tuned", base_model="me/base")
+    files = hub.files("me/tuned")
+    content = json.loads(files["coral.json"])
+    lie(content)
+    hub.add("me/tuned", {**files, "coral.json": json.dumps(content).encode(), "config.json": b"{}"})
+    other = another("two")
+    if with_delta:
+        other.download_model("me/base")
+    else:
+        other.upload_model(after | {"more": model["layer.0"]}, "me/more")
+    assert equal(other.download_model("me/tuned"), after)
+    assert other.last_download_stats.downloaded_full == 10
+    assert Repository(other._cache.repo.path).fsck().ok
+
+
+def test_a_sidecar_cannot_put_other_weights_in_the_place_of_a_known_file(
+    hub: Hub, client: Any, another: Any, model: Model
+) -> None:
+    """A copy of a well-known file, with a sidecar that names tensors of somebody's own for it."""
+    evil = {name: WeightTensor(-tensor.data) for name, tensor in model.items()}
+    hub.add("known/model", {"model.safetensors": plain(model)})
+    another("theirs").upload_model(evil, "evil/own")
+    another("their-copy").upload_model(dict(sorted(model.items())), "evil/model")
+    own, copy = hub.files("evil/own"), hub.files("evil/model")
+    hub.add("known/model", {"model.safetensors": copy["model.safetensors"]})
+    content = json.loads(copy["coral.json"])
+    for name, claimed in json.loads(own["coral.json"])["tensors"].items():
+        content["tensors"][name] |= {field: claimed[field] for field in ("id", "digests")}
+    hub.add("evil/model", {**copy, "coral.json": json.dumps(content).encode()})
+    client.download_model("evil/own")
+    assert equal(client.download_model("evil/model"), model)
+    assert equal(client.download_model("known/model"), model)
+
+
 def test_a_small_file_is_checked_by_its_git_id(hub: Hub, client: Any, model: Model) -> None:
     client.upload_model(model, "me/base")
     hub.fault = lambda path: "wrong" if path == "README.md" else None
@@ -327,6 +400,71 @@ def test_a_delta_pack_that_is_wrong_costs_bytes_and_nothing_else(
     assert equal(other.download_model("me/tuned"), after)
     assert other.last_download_stats.downloaded_delta == 0
     assert Repository(other._cache.repo.path).fsck().ok
+
+
+def test_a_delta_pack_of_a_newer_coral_costs_bytes_and_nothing_else(
+    hub: Hub, client: Any, another: Any, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of one that has a codec which is not known here."""
+    after = {name: WeightTensor(tensor.data * np.float32(1.0001)) for name, tensor in model.items()}
+    client.upload_model(model, "me/base")
+    client.upload_model(after, "me/tuned", base_model="me/base")
+    other = another("two")
+    other.download_model("me/base")
+    monkeypatch.setattr(_pack, "_CODECS", _pack._CODECS - _pack._WITH_BASE)
+    assert equal(other.download_model("me/tuned"), after)
+    assert other.last_download_stats.downloaded_full == 10
+    assert "is not known to this coral" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (lambda hub: hub.models.pop("me/base"), "no repository me/base"),
+        (lambda hub: setattr(hub.models["me/base"], "gated", True), "gated"),
+        (lambda hub: hub.models["me/base"].commits.clear() or hub.add("me/base", {"a": b""}), "no such revision"),
+        (lambda hub: hub.models["me/base"].commits[-1][1].pop("model.safetensors"), "no weights"),
+        (lambda hub: hub.files("me/base").update({"model.safetensors": b"123"}), "no sound safetensors file"),
+    ],
+    ids=["deleted", "gated", "squashed", "emptied", "unsound"],
+)
+def test_a_base_that_cannot_be_had_costs_bytes_and_nothing_else(
+    hub: Hub,
+    client: Any,
+    another: Any,
+    model: Model,
+    caplog: pytest.LogCaptureFixture,
+    prepare: Callable[[Hub], object],
+    why: str,
+) -> None:
+    after = {name: WeightTensor(tensor.data * np.float32(1.0001)) for name, tensor in model.items()}
+    client.upload_model(model, "me/base")
+    client.upload_model(after, "me/tuned", base_model="me/base")
+    prepare(hub)
+    other = another("two")
+    assert equal(other.download_model("me/tuned", base_model="me/base"), after)
+    assert other.last_download_stats.downloaded_full == 10
+    assert "me/tuned is fetched without its base me/base: " in caplog.text
+    assert why in caplog.text
+
+
+def test_of_a_base_that_is_not_the_models_the_user_is_told(
+    hub: Hub, client: Any, another: Any, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    after = {name: WeightTensor(tensor.data * np.float32(1.0001)) for name, tensor in model.items()}
+    client.upload_model(model, "me/base")
+    client.upload_model(after, "me/tuned", base_model="me/base")
+    assert equal(another("two").download_model("me/tuned", base_model="me/bsae"), after)
+    assert "me/tuned was made from me/base, not from me/bsae" in caplog.text
+
+
+@pytest.mark.parametrize("pattern", ["*.safetensors", "coral.json", "README.md"])
+def test_a_gitignore_that_leaves_a_file_out_stops_the_upload(hub: Hub, client: Any, model: Model, pattern: str) -> None:
+    hub.add("me/model", {".gitignore": pattern.encode()})
+    with pytest.raises(RemoteError, match=r"cannot be put on me/model: the \.gitignore"):
+        client.upload_model(model, "me/model")
+    assert len(hub.models["me/model"].commits) == 1
+    assert empty(client)
 
 
 def test_of_two_uploads_at_once_one_is_told(hub: Hub, client: Any, model: Model, monkeypatch: Any) -> None:

@@ -167,6 +167,45 @@ def test_without_a_network_the_cache_serves(
     assert "from the cache" in caplog.text
 
 
+def test_without_a_network_a_name_is_the_revision_that_it_was_last(
+    hub: Hub, client: Any, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else the revision was downloaded as before."""
+    other = tuned(model, "layer.0", by=1.0)
+    first = hub.add("a/b", {"model.safetensors": plain(model)})
+    hub.models["a/b"].tags["v1"] = first
+
+    def offline(revision: str | None) -> Mapping[str, WeightTensor]:
+        with monkeypatch.context() as patched:
+            patched.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            found: Mapping[str, WeightTensor] = client.download_model("a/b", revision=revision)
+        return found
+
+    client.download_model("a/b", revision="v1")
+    hub.sent = 0
+    client.download_model("a/b")  # the same revision
+    assert same(offline(None), model)
+    assert same(offline("v1"), model)
+    second = hub.add("a/b", {"model.safetensors": plain(other)})
+    assert same(client.download_model("a/b", revision=second), other)
+    assert same(offline("main"), model)  # nobody here knows that it has moved
+    hub.sent = 0
+    client.download_model("a/b")
+    assert hub.sent == 0
+    assert same(offline("main"), other)
+    hub.models["a/b"].commits.reverse()  # it is moved back
+    assert same(client.download_model("a/b", revision="main"), model)
+    assert same(offline("main"), model)
+    assert same(offline(second), other)
+
+
+def test_what_is_here_is_recorded_once_for_a_name(hub: Hub, client: Any, model: Model) -> None:
+    hub.add("a/b", {"model.safetensors": plain(model)})
+    for _ in range(3):
+        client.download_model("a/b")
+    assert len(list(client._cache.repo.log("models/a--b"))) == 1
+
+
 def test_models_are_compared(hub: Hub, client: Any, model: Model) -> None:
     other = tuned(tuned(model, "layer.0"), "layer.1", by=1.0) | {"head": WeightTensor(np.ones(3, np.float32))}
     del other["layer.2"]

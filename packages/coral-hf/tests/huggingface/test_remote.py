@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from huggingface_hub import HfApi
 from loopback_hub import Hub
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerControl, TrainerState, TrainingArguments
 
@@ -30,6 +29,7 @@ from coral.errors import (
 )
 from coral.integrations.hf_trainer._source import TrainerSource
 from coral.integrations.huggingface import CoralHubClient, _showing
+from coral.integrations.huggingface._repository import HubRepository
 from coral.remotes import open_remote
 from coral.testing import RemoteTests
 from coral.training import CheckpointConfig
@@ -296,6 +296,37 @@ def test_what_others_commit_meanwhile_stays(
     assert Repository.clone(url, tmp_path / "clone", durability="fast").resolve("main") == ids[1]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "size", "left_out"),
+    [
+        ("*.pack", 3, "coral/packs/"),  # which goes along with the commit
+        ("*.pack", 500_000, "coral/packs/"),  # which is uploaded before it
+        ("coral/notes/", 3, "coral/notes/"),
+        ("*.safetensors", 500_000, "model.safetensors"),
+    ],
+)
+def test_a_gitignore_that_leaves_a_file_out_stops_the_push(
+    reachable: Hub, url: str, repo: Repository, tmp_path: Path, pattern: str, size: int, left_out: str
+) -> None:
+    first = commit(repo, 1)
+    repo.push(url)
+    before = reachable.files("me/model")
+    reachable.add("me/model", {**before, ".gitignore": f"# what is made\n\n{pattern}\n".encode()})
+    second = repo.commit({"x": np.random.default_rng(1).standard_normal(size)}, "two")
+    repo.annotate(second, metrics={"loss": 0.5})
+    history = reachable.models["me/model"].commits
+    there = len(history)
+    with pytest.raises(RemoteError, match=rf"{left_out}\S* cannot be put on me/model: the \.gitignore"):
+        repo.push(url)
+    assert len(history) == there
+    assert Repository.clone(url, tmp_path / "clone", durability="fast").resolve("main") == first[0]
+    reachable.add("me/model", before)
+    repo.push(url)
+    found = Repository.clone(url, tmp_path / "again", durability="fast")
+    assert found.resolve("main") == second
+    assert found.fsck().ok
+
+
 def test_nothing_is_built_on_a_pack_that_is_collected_meanwhile(
     reachable: Hub, url: str, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,12 +494,12 @@ def test_the_token_goes_to_the_hub_and_into_no_file(
 
 def before_commit(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], *, at: int = 1) -> None:
     """Have somebody act just before the Hub is given a commit, the so-manieth; once."""
-    real, left = HfApi.create_commit, [at]
+    real, left = HubRepository.commit, [at]
 
-    def late(self: HfApi, *arguments: Any, **options: Any) -> Any:
+    def late(self: HubRepository, *arguments: Any, **options: Any) -> Any:
         left[0] -= 1
         if left[0] == 0:
             act()
         return real(self, *arguments, **options)
 
-    monkeypatch.setattr(HfApi, "create_commit", late)
+    monkeypatch.setattr(HubRepository, "commit", late)

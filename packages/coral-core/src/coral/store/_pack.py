@@ -212,11 +212,12 @@ def directory_of(file: ReadFile, name: str) -> Directory:
         data = whole.tobytes()
     if digest.hex() != name or sha256(data) != digest:
         raise _corrupt(name, "its directory is not the one that it is named by")
+    directory = Directory(name, data, offset)  # which knows a newer version for what it is
     head = np.empty(_HEADER.size, np.uint8)
     file.read_into(head, 0)
     if head.tobytes() != _HEADER.pack(b"CORALPK\n", VERSION, 0):
         raise _corrupt(name, "its header was changed")
-    return Directory(name, data, offset)
+    return directory
 
 
 def read_object(file: ReadFile, entry: Entry) -> bytes:

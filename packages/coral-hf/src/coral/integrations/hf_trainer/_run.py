@@ -139,10 +139,13 @@ class Run:
         return manager is not None and (manager.asked_to_end or manager.stop_reason is not None)
 
     def _together(self, work: Callable[[], bool]) -> bool:
-        """Do it on the main process, while the others help; what it says is said on all of them."""
+        """Do it on the main process, while the others help; what it says is said on all of them.
+
+        What fails in `work` itself is an error in the log. Where the others cannot be reached the training is over, and
+        this raises: a process that went on would wait for others that wait for it.
+        """
         ranks = self._source.ranks
-        act = partial(ranks.lead, work) if self._source.main else ranks.follow
-        return quietly("agree with the other processes", act) is True
+        return ranks.lead(work) if self._source.main else ranks.follow()
 
     # The end before its time
 

@@ -30,6 +30,15 @@ class Cache:
                 return commit
         return None
 
+    def again(self, commit: Commit, repo_id: str, asked: str | None) -> Commit:
+        """Have a revision that is here found by the name that it was now asked for by; its commit of that name."""
+        known: Any = commit.metadata
+        named = self.find(repo_id, asked)
+        if named is not None and named.metadata.get("revision") == known["revision"]:
+            return named
+        files = known.get("files") or {}
+        return self.keep(self.load(commit), repo_id, known["revision"], asked=asked, files=files)
+
     def files(self) -> dict[str, tuple[Commit, list[str]]]:
         """Weight files whose tensors are here, by SHA-256: a commit that has them, and their names."""
         found: dict[str, tuple[Commit, list[str]]] = {}

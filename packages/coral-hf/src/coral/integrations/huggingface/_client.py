@@ -13,7 +13,15 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # it is public, and says so nowhere
 
 from coral import Commit, DeltaConfig, WeightTensor
-from coral.errors import ConfigError, EmptyCommit, RemoteUnreachable
+from coral.errors import (
+    ConfigError,
+    CorruptObject,
+    EmptyCommit,
+    RemoteError,
+    RemoteUnreachable,
+    UnsafeInput,
+    UnsupportedValue,
+)
 from coral.integrations.huggingface._cache import Cache
 from coral.integrations.huggingface._compare import Comparison, compare
 from coral.integrations.huggingface._download import download, read_sidecar
@@ -27,6 +35,7 @@ from coral.integrations.huggingface._models import (
     check_weights,
     weight_files,
 )
+from coral.integrations.huggingface._repository import upload
 from coral.integrations.huggingface._sidecar import Sidecar
 from coral.integrations.huggingface._transfer import Transfer
 from coral.integrations.huggingface._upload import INDEX, PACK, Base, model_card, write_model
@@ -91,7 +100,7 @@ class CoralHubClient:
 
         Fetched is only what the cache lacks. A delta pack serves where the base that it was made from is in the cache;
         a base that is not is fetched first only if it is named as `base_model`: that pays where there are more models
-        made from it. Without a network it is what the cache has.
+        made from it. One that cannot be had is warned of. Without a network it is what the cache has.
 
         Raises RemoteDenied, RemoteNotFound, RemoteUnreachable; UnsupportedValue where there are no safetensors files;
         UnsafeInput for a file that lies about what it holds; CorruptObject for bytes that are not the Hub's.
@@ -114,7 +123,7 @@ class CoralHubClient:
         They are there as safetensors files that anybody opens, of `max_shard_size` bytes at most. `base_model`, which
         is fetched if it is not in the cache, goes into the model card, and what differs from it into a delta pack.
         Other files stay as they are. Raises EmptyCommit, UnsupportedValue, RemoteDenied, RemoteError (somebody else
-        committed meanwhile, too).
+        committed meanwhile, too; or a .gitignore there leaves out one of the files).
         """
         given = clean_weights(weights)
         if not given:
@@ -133,6 +142,7 @@ class CoralHubClient:
             adds = [CommitOperationAdd(path, folder / path) for path in written.files]
             card_file = CommitOperationAdd("README.md", card.encode())
             with hub_errors(f"uploading to {repo_id}", repo_id):
+                upload(self._api, repo_id, [*adds, card_file])
                 done = self._api.create_commit(
                     repo_id,
                     [*adds, card_file, *(CommitOperationDelete(path) for path in sorted(stale))],
@@ -185,24 +195,37 @@ class CoralHubClient:
             return commit, DownloadStats.of(len(self._cache.repo.tree(commit.id)), 0, 0, transferred=0, whole=0)
         info = snapshot.info
         check_weights(info)
-        if commit := self._cache.find(repo_id, info.revision):
+        if known := self._cache.find(repo_id, info.revision):
+            commit = self._cache.again(known, repo_id, revision)
             whole = sum(snapshot.files[path].size for path in info.weight_files)
             return commit, DownloadStats.of(len(self._cache.repo.tree(commit.id)), 0, 0, transferred=0, whole=whole)
         transfer = self._transfer(snapshot)
         sidecar = read_sidecar(snapshot, transfer, self._cache.incoming)
-        base = self._bring_base(sidecar, base_model)
+        base = self._bring_base(repo_id, sidecar, base_model)
         commit, stats = download(self._cache, snapshot, transfer, sidecar, asked=revision)
         return commit, stats if base is None else _together(stats, base)
 
-    def _bring_base(self, sidecar: Sidecar | None, base_model: str | None) -> DownloadStats | None:
-        """Fetch the base that a delta pack needs, if it was named by the user and is not here."""
+    def _bring_base(self, repo_id: str, sidecar: Sidecar | None, base_model: str | None) -> DownloadStats | None:
+        """Fetch the base that a delta pack needs, if it was named by the user, is not here, and can be had."""
         delta = sidecar.delta if sidecar else None
         if delta is None or self._cache.holds(bases := {id for id in delta.tensors.values() if id}) == bases:
             return None
-        if delta.base_model != base_model:
+        if base_model is None:
             _log.info("with %s in the cache, less would be fetched: name it as base_model", delta.base_model)
             return None
-        return self._bring(delta.base_model, delta.base_revision, None)[1]
+        if delta.base_model != base_model:
+            _log.warning(
+                "%s was made from %s, not from %s, which is not fetched: name that as base_model to fetch less",
+                repo_id,
+                delta.base_model,
+                base_model,
+            )
+            return None
+        try:
+            return self._bring(delta.base_model, delta.base_revision, None)[1]
+        except (RemoteError, UnsupportedValue, UnsafeInput, CorruptObject) as error:
+            _log.warning("%s is fetched without its base %s: %s", repo_id, base_model, error)
+            return None
 
     def _base(self, repo_id: str) -> Base:
         commit, _ = self._bring(repo_id, None, None)

@@ -5,10 +5,14 @@
 3. a tensor that the delta pack has, and whose base is here: the pack is fetched, if that is shorter
 4. any other tensor that `coral.json` names: its range of the file
 5. the whole file, where there is no `coral.json`, it is about other files, or what it led to was wrong
+
+What is put together by 2 to 4 is the file again: its header is fetched, too, and compared with `coral.json`, and then
+header and tensors with the file's SHA-256. So whatever is known by a SHA-256 (1) was compared with it as a whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from coral import Commit, WeightTensor
-from coral.errors import CorruptObject, MissingExtra, UnsafeInput, storage_errors
+from coral.errors import CorruptObject, MissingExtra, NewerFormat, UnsafeInput, UnsupportedValue, storage_errors
 from coral.integrations.huggingface._cache import Cache
 from coral.integrations.huggingface._deltas import admit
 from coral.integrations.huggingface._models import DownloadStats, HubFile, Snapshot
@@ -138,7 +142,7 @@ class _Work:
         try:
             self.transfer.whole(pack, path)
             return admit(self.cache.repo.store, self.operation, path, delta.pack, usable)
-        except (CorruptObject, MissingExtra) as error:
+        except (CorruptObject, MissingExtra, NewerFormat) as error:
             _log.warning("%s: the delta pack is of no use: %s", self.snapshot.info.repo_id, error)
             return set()
 
@@ -158,26 +162,46 @@ class _Work:
         self.full += len(places)
 
     def _parts(self, file: HubFile, claims: Mapping[str, Claimed], here: set[str]) -> None:
-        """Fetch those tensors of a file that are not here, and hash them."""
-        lost = {name: claimed.place for name, claimed in claims.items() if claimed.id not in here}
-        if any(place.begin + place.nbytes > file.size for place in lost.values()):
+        """Fetch a file's header, and those of its tensors that are not here; CorruptObject if that is not the file."""
+        if any(claimed.place.begin + claimed.place.nbytes > file.size for claimed in claims.values()):
             raise CorruptObject(f"{NAME} names bytes that {file.path} does not have")
-        stored = {
-            name: TensorEntry(place.dtype, place.shape, place.nbytes, claimed.id)
-            for name, claimed in claims.items()
-            if name not in lost
-            for place in [claimed.place]
-        }
+        start = min(claimed.place.begin for claimed in claims.values())
+        lost = {name: claimed.place for name, claimed in claims.items() if claimed.id not in here}
         path = self.folder / file.path
         spans = [(place.begin, place.begin + place.nbytes) for place in lost.values()]
-        self.transfer.ranges(file, spans, path)
-        fetched = self._mapped(path, lost)
+        self.transfer.ranges(file, [(0, start), *spans], path)
+        places = self._claimed_places(file, claims, path)
+        fetched = self._mapped(path, {name: place for name, place in places.items() if name in lost})
         for name, tensor in fetched.items():
             if tensor.id != claims[name].id:
                 raise CorruptObject(f"the bytes of tensor {name!r} are not those that {NAME} names", tensor=name)
-        found = {**self.cache.stored(stored), **fetched}
+        stored = self.cache.stored(
+            {
+                name: TensorEntry(place.dtype, place.shape, place.nbytes, claims[name].id)
+                for name, place in places.items()
+                if name not in lost
+            }
+        )
+        digest = hashlib.sha256()
+        with path.open("rb") as data:
+            digest.update(data.read(start))
+        for name in places:  # one at a time: `stored` reads them anew each time it is asked
+            digest.update((fetched[name] if name in fetched else stored[name]).bytes())
+        if digest.hexdigest() != file.sha256:
+            raise CorruptObject(f"the tensors that {NAME} names are not those of {file.path}", path=file.path)
+        found = {**stored, **fetched}
         self._add(file, {name: found[name] for name in claims})
         self.full += len(lost)
+
+    def _claimed_places(self, file: HubFile, claims: Mapping[str, Claimed], path: Path) -> Mapping[str, Place]:
+        """Where the tensors lie by the header that was fetched, in its order; CorruptObject if `claims` differ."""
+        try:
+            places = read_header(path, f"{file.path} of {self.snapshot.info.repo_id}")
+        except (UnsafeInput, UnsupportedValue) as error:  # the header may be longer than what was fetched of it
+            raise CorruptObject(f"{NAME} does not fit its header: {error}", path=file.path) from error
+        if places != {name: claimed.place for name, claimed in claims.items()}:
+            raise CorruptObject(f"{NAME} names other tensors, or other places of them, than its header", path=file.path)
+        return places
 
     @staticmethod
     def _mapped(path: Path, places: Mapping[str, Place]) -> dict[str, WeightTensor]:

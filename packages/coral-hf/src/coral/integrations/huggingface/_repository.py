@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -19,10 +19,10 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # both are public
 
-from coral.errors import RemoteNotFound, RemoteUnreachable
+from coral.errors import RemoteError, RemoteNotFound, RemoteUnreachable
 from coral.integrations.huggingface._errors import hub_errors
 
-__all__ = ["HubRepository", "Operation"]
+__all__ = ["HubRepository", "Operation", "upload"]
 
 Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 """A part of a commit."""
@@ -87,16 +87,36 @@ class HubRepository:
     def upload(self, add: CommitOperationAdd) -> None:
         """Have the bytes of a file there before it is committed; where the Hub keeps it as a large file."""
         with hub_errors(f"uploading {add.path_in_repo} to {self.id}", self.id):
-            self._api.preupload_lfs_files(self.id, [add])
+            upload(self._api, self.id, [add], free_memory=True)
 
     def commit(self, operations: Iterable[Operation], message: str, *, parent: str) -> str | None:
-        """Make a commit that follows `parent`, and return it; None where that is not the newest any more."""
+        """Make a commit that follows `parent`, and return it; None where that is not the newest any more.
+
+        Raises RemoteError, and makes none, where a .gitignore over there leaves out one of the files.
+        """
+        wanted = list(operations)
         with hub_errors(f"committing to {self.id}", self.id):
+            upload(self._api, self.id, [operation for operation in wanted if isinstance(operation, CommitOperationAdd)])
             try:
-                done = self._api.create_commit(self.id, list(operations), commit_message=message, parent_commit=parent)
+                done = self._api.create_commit(self.id, wanted, commit_message=message, parent_commit=parent)
             except HfHubHTTPError as error:
                 if error.response.status_code not in _MOVED:
                     raise
                 time.sleep(_PAUSE * random.random())
                 return None
         return str(done.oid)
+
+
+def upload(api: HfApi, repo_id: str, adds: Sequence[CommitOperationAdd], *, free_memory: bool = False) -> None:
+    """Upload what is large of some files; RemoteError where the repository's .gitignore leaves one out of a commit.
+
+    huggingface_hub would leave it out, say so in its log alone, and commit the rest.
+    """
+    api.preupload_lfs_files(repo_id, adds, free_memory=free_memory)
+    ignored = [add.path_in_repo for add in adds if add._should_ignore]
+    if ignored:
+        raise RemoteError(
+            f"{ignored[0]} cannot be put on {repo_id}: the .gitignore of that repository leaves it out of commits. "
+            "Nothing was committed; take the pattern out of .gitignore on the Hub, and try again.",
+            remote=f"hf://{repo_id}",
+        )

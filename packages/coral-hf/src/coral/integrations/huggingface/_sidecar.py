@@ -5,7 +5,7 @@
     tensors     name -> file, begin (its first byte in the file), dtype, shape, id, digests (SHA-256 of each 1 MiB, hex)
     delta       file, pack (its name: 64 hex digits), base_model, base_revision, tensors: id -> id of the base, or null
 
-It is a claim, and saves nothing but bytes: each tensor is hashed before it is used.
+It is a claim, and saves nothing but bytes: what it leads to is compared with the file's header and SHA-256 before use.
 """
 
 from __future__ import annotations
