@@ -25,6 +25,7 @@ from coral.remotes import DuePush, Fetched, Pushed, RemoteRecord, add_due, dues,
 from coral.remotes._fetch import fetch
 from coral.remotes._graph import Graph
 from coral.remotes._healing import RemoteSource
+from coral.remotes._notes import local_notes
 from coral.remotes._push import push
 from coral.remotes._records import Memory, add_record, is_url, read_record, records, remove_record
 from coral.remotes._side import Side
@@ -191,22 +192,28 @@ class Remoting:
             if _resolve.all_refs(repo._store, "heads"):
                 raise RefExists(f"{fs.root} is a repository with branches: fetch, or clone to another folder")
             repo.add_remote(_FIRST, url, single_writer=single_writer)
-            repo._hold(wanted)
+            repo._hold(wanted, depth)
             repo._fetch(_FIRST, depth=depth, progress=progress, head=True)
         return repo
 
     # -- what these share -------------------------------------------------------------------------------------------
 
-    def _hold(self, names: frozenset[str] | None) -> None:
-        """Have what a clone fetches be of these weights alone; RefExists where refs came with other ones already."""
+    def _hold(self, names: frozenset[str] | None, depth: int | None) -> None:
+        """Have what a clone fetches be of these weights alone, and so deep, whatever one that was cut was to be.
+
+        RefExists where refs came already: what they lead to is not fetched again.
+        """
         store = self._store
-        begun = partial_names(store.fs)
-        if begun == names:
+        begun, shallow = partial_names(store.fs), local_notes(store.fs)
+        if begun == names and not (shallow and depth is None):
             return
         if any(_resolve.all_refs(store, kind) for kind in ("heads", "tags", "remotes")):
-            how = "for all weights" if begun is None else f"with names={sorted(begun)}"
-            raise RefExists(f"the clone in {store.fs.root} was begun {how}, not with these: clone to another folder")
-        mark_partial(store.fs, names)
+            how = f"with names={sorted(begun)}" if begun else "with a depth" if shallow else "for all weights"
+            raise RefExists(f"the clone in {store.fs.root} was begun {how}, not like this: clone to another folder")
+        for path in shallow:
+            store.fs.unlink(path)
+        if begun != names:
+            mark_partial(store.fs, names)
 
     def _branch(self, name: str | None) -> str:
         """The branch of that name, or the one that HEAD is on."""

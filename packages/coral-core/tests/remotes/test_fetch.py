@@ -396,3 +396,25 @@ def test_a_pack_that_is_gone_over_there_is_named(remote, pushed, clone) -> None:
         del remote.files[name]
     with pytest.raises(MissingObject, match="run fsck"):
         clone()
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_clone_with_a_depth_that_was_cut_is_not_taken_for_a_whole_one(
+    repo: Repository, pushed, clone, same, monkeypatch, *, followed: bool
+) -> None:
+    """... cut before the refs that follow the remote, or after: what those lead to is not fetched again."""
+    name = "_take_tags" if followed else "_track"
+
+    def cut(*_: object, **__: object) -> None:
+        raise RemoteUnreachable("cut", remote="test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, name, cut)
+        with pytest.raises(RemoteUnreachable):
+            clone(depth=1)
+    if followed:
+        with pytest.raises(RefExists, match="with a depth"):
+            clone()
+        assert clone(depth=1).load()
+    else:
+        same(clone(), repo, *pushed)

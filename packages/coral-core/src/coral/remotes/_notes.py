@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from coral.errors import CorruptObject
@@ -11,7 +12,7 @@ from coral.filesystem import FileSystem
 from coral.objects import Note
 from coral.store._files import LIMIT, unseal
 
-__all__ = ["FoundNote", "note_paths", "read_note"]
+__all__ = ["FoundNote", "local_notes", "note_paths", "read_note"]
 
 _PATH = re.compile(r"notes/([0-9a-f]{64})/[0-9a-f]{32}")
 
@@ -47,3 +48,13 @@ def read_note(fs: FileSystem, path: str) -> FoundNote:
         raise CorruptObject(f"{path[:200]!r} is not the path of a note", path=path)
     content = fs.read(path, LIMIT)
     return FoundNote(path, commit, Note.decode(unseal(content, path), commit, path), content)
+
+
+def local_notes(fs: FileSystem) -> list[str]:
+    """The paths of those that say of a commit that its record alone was fetched; not of damaged ones."""
+    found = []
+    for path in note_paths(fs):
+        with suppress(CorruptObject, FileNotFoundError):
+            if read_note(fs, path).note.local:
+                found.append(path)
+    return found
