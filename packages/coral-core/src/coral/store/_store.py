@@ -38,7 +38,7 @@ class Store:
         if durability not in get_args(Durability):
             raise ConfigError(f"durability is one of {', '.join(get_args(Durability))}, not {durability!r}")
         self.fs = fs
-        self.durability = durability
+        self.durability: Durability = durability
         self.index = Index(fs, durable=durability == "full")
         self._directories: OrderedDict[str, Directory] = OrderedDict()
         self._unsynced: list[tuple[str, str]] = []  # (file, its folder), oldest first
