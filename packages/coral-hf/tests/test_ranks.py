@@ -146,6 +146,7 @@ def whole(folder: Path, steps: list[int]) -> None:
     assert repo.show(repo.commit(repo.load(), "another")).parents == (log[0].id,)
 
 
+@pytest.mark.nightly
 def test_shards_are_brought_together_where_the_trainer_is_attached(tmp_path: Path) -> None:
     all_done(run("sharded", tmp_path))
     log = Repository(tmp_path / "repo").log()
