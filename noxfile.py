@@ -181,7 +181,9 @@ def pip(session: nox.Session, *requirements: str, constraints: Path = CONSTRAINT
 def install(session: nox.Session, packages: list[str], *requirements: str, constraints: Path = CONSTRAINTS) -> None:
     """Install packages of this repository from their wheels, requirements beside them; prove that `coral` is theirs."""
     # A reused environment holds an earlier wheel of the same version, which pip would take for this one.
-    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", *packages, silent=True)
+    uninstall = ("python", "-m", "pip", "uninstall", "--yes", "--quiet", *packages)
+    if session.run_install(*uninstall, silent=True) is None:  # `nox -R`: what is there is run
+        return
     pip(session, *[str(wheel(session, name)) for name in packages], *requirements, constraints=constraints)
     where = "import coral, sys; sys.exit(0 if coral.__file__.startswith(sys.prefix) else f'not from a wheel: {coral}')"
     session.run("python", "-c", where, silent=True)
