@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import Small, Training
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -251,4 +252,6 @@ def sharded() -> None:
     "pushes": pushes,
     "sharded": sharded,
 }[WHAT]()
+if dist.is_initialized():  # else gloo's threads may be running still as the process exits, which aborts it
+    dist.destroy_process_group()
 print("done", flush=True)
