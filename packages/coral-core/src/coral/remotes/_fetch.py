@@ -1,7 +1,7 @@
 """fetch: bring branches, tags and notes here, with all that they lead to and that is not here.
 
-Everything is written to `tmp/`, read back from there and compared with its SHA-256 before it gets a name; differences
-are decoded for that. Tensors come first, then the objects that name them, then notes; refs move last.
+Everything is compared with its SHA-256, for which differences are decoded, before its pack gets a name. Tensors come
+first, then the objects that name them, then notes; refs move last.
 """
 
 from __future__ import annotations

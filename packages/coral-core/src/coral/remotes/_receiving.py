@@ -1,11 +1,17 @@
-"""Receiving copies from packs of the other side, by ranges, into packs here that are checked before they count."""
+"""Receiving copies from packs of the other side, by ranges, into packs here that are checked before they count.
+
+Whole tensors are compared with their SHA-256 as they arrive, by the threads that fetch them: one hashes while another
+waits, and the sums that their pack here gets are those of the very bytes that were compared. Differences and objects
+are read back from the finished pack, and decoded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from coral._digest import Bytes
+from coral._digest import BLOCK, Bytes, sha256, tensor_id
 from coral.errors import CorruptObject, MissingExtra
 from coral.filesystem import ReadFile
 from coral.maintenance import Progress
@@ -16,23 +22,26 @@ from coral.remotes._side import Side, each_at_once
 from coral.remotes._transfer import Counter
 from coral.store import Copies, Operation, Store, Stored
 from coral.store._chain import verify_tensors
-from coral.store._pack import Directory, Entry, PackWriter, path_of, read_object
+from coral.store._pack import RAW, Directory, Entry, PackWriter, path_of, read_object
 
 __all__ = ["receive"]
 
 _FULL = 256 << 20  # bytes after which what comes goes on in another pack: what a cut may cost
-_STEP = 8 << 20  # bytes asked for at once
+_STEP = 8 * BLOCK  # bytes asked for at once
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A range of a pack to ask for: some whole entries, or a part of one."""
+    """A range of a pack to ask for: some whole entries, or some blocks of one."""
 
     pack: str
     offset: int
     size: int
-    entries: tuple[Entry, ...]  # that begin in it
-    last: bool  # whether it holds the end of its last entry
+    entries: tuple[Entry, ...]
+
+    def held(self, entry: Entry) -> slice:
+        """Where in the range the entry lies, or what the range has of it."""
+        return slice(max(entry.offset - self.offset, 0), min(entry.offset + entry.size - self.offset, self.size))
 
 
 def receive(
@@ -54,8 +63,8 @@ def receive(
         def fill(writer: PackWriter, batch: list[tuple[str, list[Entry]]] = batch) -> None:
             _copy(side, batch, writer, counter)
 
-        with ours.copies() as opened:
-            ours.write_pack(fill, operation, durable=True, check=lambda *pack: _check(side, opened, *pack))
+        with ours.copies() as opened, _refused(side):
+            ours.write_pack(fill, operation, durable=True, check=lambda *pack: _check(opened, *pack))
     return counter.sent
 
 
@@ -96,17 +105,21 @@ def _copy(side: Side, batch: list[tuple[str, list[Entry]]], writer: PackWriter, 
     pieces = [piece for pack, entries in batch for piece in _pieces(pack, entries)]
 
     def read(piece: _Piece) -> Bytes:
-        return side.fs.remote.read_array(path_of(piece.pack), piece.offset, piece.size)
+        data = side.fs.remote.read_array(path_of(piece.pack), piece.offset, piece.size)
+        for entry in piece.entries:
+            if entry.kind == "tensor" and entry.codec == RAW:
+                _compare(entry, data[piece.held(entry)], max(piece.offset - entry.offset, 0))
+        return data
 
     arriving = zip(pieces, each_at_once(read, pieces), strict=True)
     for piece, data in arriving:
-        counter.add(sum(min(entry.size, piece.size) for entry in piece.entries), piece.size)
+        counter.add(sum(data[piece.held(entry)].size for entry in piece.entries), piece.size)
         for entry in piece.entries:
-            at = entry.offset - piece.offset
-            if piece.last or entry is not piece.entries[-1]:
-                writer.add_stored(entry, [data[at : at + entry.size]] if entry.size else [])
+            first = data[piece.held(entry)]
+            if first.size == entry.size:
+                writer.add_stored(entry, [first] if entry.size else [])
             else:
-                writer.add_stored(entry, _long(entry, data[at:], arriving, counter))
+                writer.add_stored(entry, _long(entry, first, arriving, counter))
 
 
 def _long(entry: Entry, first: Bytes, arriving: Iterable[tuple[_Piece, Bytes]], counter: Counter) -> Iterator[Bytes]:
@@ -123,26 +136,39 @@ def _long(entry: Entry, first: Bytes, arriving: Iterable[tuple[_Piece, Bytes]], 
 def _pieces(pack: str, entries: list[Entry]) -> Iterator[_Piece]:
     for run in runs(entries):
         start, end = run[0].offset, max(entry.offset + entry.size for entry in run)
-        if end - start <= _STEP or len(run) > 1:
-            yield _Piece(pack, start, end - start, tuple(run), last=True)
-            continue
-        for at in range(start, end, _STEP):
-            size = min(_STEP, end - at)
-            yield _Piece(pack, at, size, tuple(run) if at == start else (), last=at == start and size == end - start)
+        step = _STEP if len(run) == 1 else end - start
+        for at in range(start, end, step) if end > start else (start,):
+            yield _Piece(pack, at, min(step, end - at), tuple(run))
 
 
-def _check(side: Side, copies: Copies, directory: Directory, file: ReadFile) -> None:
-    """Read back a pack that has no name yet, and compare all of it with what its ids say. Else it is CorruptObject."""
-    tensors = []
+def _compare(entry: Entry, data: Bytes, at: int) -> None:
+    """Compare blocks of a whole tensor, from byte `at` on, with what its id says. CorruptObject if they differ."""
+    digests = b"".join(sha256(data[start : start + BLOCK]) for start in range(0, data.size, BLOCK))
+    first = at // BLOCK * len(sha256(b""))
+    if digests != entry.digests[first : first + len(digests)]:
+        raise CorruptObject(f"tensor {entry.id[:12]} has other bytes from byte {at} on")
+
+
+def _check(copies: Copies, directory: Directory, file: ReadFile) -> None:
+    """Compare a pack that has no name yet with what its ids say, but for the bytes of whole tensors: see `_compare`."""
+    differences = []
+    for entry in directory.entries():
+        if entry.kind != "tensor":
+            _check_object(file, entry)
+        elif entry.codec != RAW:
+            differences.append(copies.chain(Stored(directory, file, entry)))
+        elif entry.dtype is None or tensor_id(entry.dtype, entry.shape, entry.digests) != entry.id:
+            raise CorruptObject(f"tensor {entry.id[:12]} has other sums than its id")
+    for _, problem in verify_tensors(differences):
+        if problem is not None:
+            raise problem
+
+
+@contextmanager
+def _refused(side: Side) -> Iterator[None]:
+    """Say where damaged bytes came from, and what to do."""
     try:
-        for entry in directory.entries():
-            if entry.kind == "tensor":
-                tensors.append(copies.chain(Stored(directory, file, entry)))
-            else:
-                _check_object(file, entry)
-        for _, problem in verify_tensors(tensors, sums=False):
-            if problem is not None:
-                raise problem
+        yield
     except MissingExtra:
         raise
     except (CorruptObject, EOFError) as error:

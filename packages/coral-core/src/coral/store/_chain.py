@@ -166,13 +166,10 @@ class Chain:
         for at in range(0, self.entry.nbytes, self.unit):
             yield at, min(at + self.unit, self.entry.nbytes)
 
-    def digests(self, start: int, end: int, *, sums: bool = True) -> bytes:
-        """The SHA-256 of each block of a unit, whose stored bytes are checked by their `sums`, unless it is whole."""
-        if self.whole and not sums:
-            data = self.peek(start, end - start, "verified")
-        else:
-            data = buffer("verified", end - start)
-            self.read(start, data)
+    def digests(self, start: int, end: int) -> bytes:
+        """The SHA-256 of each block of a unit, whose stored bytes are checked by their sums."""
+        data = buffer("verified", end - start)
+        self.read(start, data)
         return b"".join([sha256(data[at : at + BLOCK]) for at in range(0, data.size, BLOCK)])
 
     def verify(self, digests: bytes | None = None) -> None:
@@ -210,19 +207,14 @@ def read_tensors(chains: Sequence[Chain]) -> list[Bytes | None]:
     return found
 
 
-def verify_tensors(
-    chains: Sequence[Chain], *, sums: bool = True
-) -> Iterator[tuple[Chain, CorruptObject | EOFError | None]]:
-    """What is wrong with each of some tensors, by everything there is to check; all threads work on them.
-
-    Without `sums`, those of whole tensors are not looked at: who has just made them knows that they are right.
-    """
+def verify_tensors(chains: Sequence[Chain]) -> Iterator[tuple[Chain, CorruptObject | EOFError | None]]:
+    """What is wrong with each of some tensors, by everything there is to check; all threads work on them."""
 
     def work(job: list[tuple[int, Chain, int, int]]) -> list[tuple[int, bytes, CorruptObject | EOFError | None]]:
         found: list[tuple[int, bytes, CorruptObject | EOFError | None]] = []
         for number, chain, start, end in job:
             try:
-                found.append((number, chain.digests(start, end, sums=sums), None))
+                found.append((number, chain.digests(start, end), None))
             except (CorruptObject, EOFError) as error:
                 found.append((number, b"", error))
         return found
