@@ -15,6 +15,7 @@ import bit_rot
 import numpy as np
 import power_loss
 import races
+import remote_faults
 from memory import MemoryFileSystem
 from mutants import Verdict
 from power_loss import Tally
@@ -26,6 +27,7 @@ from coral.maintenance import _encoding, _gc, _marking
 from coral.maintenance._gc import Collector
 from coral.maintenance._inventory import settle
 from coral.maintenance._marking import Marker, Marks
+from coral.remotes import _receiving
 from coral.store import Copies, Store, _chain, _committing
 from coral.store._pack import path_of
 
@@ -91,6 +93,12 @@ def _rot() -> Tally:
     except CorruptObject:
         return Tally(1)
     return Tally(1, ["SILENTLY WRONG: what is damaged loads"])
+
+
+def _wrong_bytes() -> Tally:
+    """Pull from one that answers with wrong bytes."""
+    (pull,) = [deed for deed in remote_faults.REMOTE_DEEDS if deed.name == "pull"]
+    return remote_faults.run(pull, kinds=("wrong",))
 
 
 class _Fits:
@@ -222,6 +230,8 @@ CODE_MUTANTS = (
         (lambda: bit_rot.run(parts=40, bits=1, stop=1),),
     ),
     CodeMutant("packs are not read back", ((_encoding, "_verify", _nothing),), (_rot,)),
+    CodeMutant("what arrives whole is not compared", ((_receiving, "_compare", _nothing),), (_wrong_bytes,)),
+    CodeMutant("nothing that arrives is read back", ((_receiving, "_check", _nothing),), (_wrong_bytes,)),
     CodeMutant(
         "tags are not announced",
         ((_naming, "intent", lambda *_: nullcontext(_Mute())),),

@@ -237,7 +237,7 @@ def _kinds(folder: Path, deed: Deed) -> list[str]:
     return kinds
 
 
-def _attempt(folder: Path, deed: Deed, around: Callable[[Call], Any]) -> None:
+def attempt(folder: Path, deed: Deed, around: Callable[[Call], Any] = lambda call: call.do()) -> None:
     """Do it, with what goes wrong; only errors of coral's may come out."""
     _patient._PAUSES = (0.0,)  # type: ignore[assignment]
 
@@ -252,7 +252,7 @@ def _attempt(folder: Path, deed: Deed, around: Callable[[Call], Any]) -> None:
             return
 
 
-def _judged(folder: Path, deed: Deed, known: Known) -> str:
+def judged(folder: Path, deed: Deed, known: Known) -> str:
     """What is wrong afterwards; "" if nothing."""
     said = [json.loads(line) for line in _said(folder / "said")]
     status, result = in_child(lambda: deed.check(folder, known, said))
@@ -264,7 +264,7 @@ def _said(path: Path) -> list[str]:
 
 
 @contextmanager
-def _base(deed: Deed) -> Iterator[tuple[Path, Known, list[str]]]:
+def base(deed: Deed) -> Iterator[tuple[Path, Known, list[str]]]:
     """A folder with what is there at first in `base`, and the operations of a deed without faults."""
     folder = scratch()
     try:
@@ -282,7 +282,8 @@ def _base(deed: Deed) -> Iterator[tuple[Path, Known, list[str]]]:
         shutil.rmtree(folder)
 
 
-def _again(folder: Path) -> Path:
+def again(folder: Path) -> Path:
+    """The folder that everything happens in, as it was at first."""
     here = folder / "base"
     shutil.rmtree(here)
     shutil.copytree(folder / "kept", here)
@@ -292,9 +293,9 @@ def _again(folder: Path) -> Path:
 def run_death(deed: Deed, *, thin: int = 1, seed: int = 0) -> Tally:
     """T3: die at each moment between which something is changed, or one in `thin`."""
     began, tally = time.perf_counter(), Tally()
-    with _base(deed) as (folder, known, kinds):
+    with base(deed) as (folder, known, kinds):
         for at, moment in moments(kinds, every=False)[seed % thin :: thin]:
-            here, count = _again(folder), itertools.count()
+            here, count = again(folder), itertools.count()
 
             def around(call: Call, at: int = at, moment: str = moment, count: Iterator[int] = count) -> Any:
                 if next(count) != at:
@@ -305,10 +306,10 @@ def run_death(deed: Deed, *, thin: int = 1, seed: int = 0) -> Tally:
                     call.do()
                 os._exit(DIED)
 
-            status, result = in_child(lambda here=here, around=around: _attempt(here, deed, around))  # type: ignore[misc]
+            status, result = in_child(lambda here=here, around=around: attempt(here, deed, around))  # type: ignore[misc]
             tally.cases += status == DIED  # with several requests under way their order is not always the same
             problem = "" if status in (0, DIED) else f"it ended otherwise: {status}, {result}"
-            if problem := problem or _judged(here, deed, known):
+            if problem := problem or judged(here, deed, known):
                 tally.violations.append(f"{deed.name}: died {moment} op {at} ({kinds[at]}): {problem}")
     tally.seconds = time.perf_counter() - began
     return tally
@@ -317,13 +318,13 @@ def run_death(deed: Deed, *, thin: int = 1, seed: int = 0) -> Tally:
 def run_errors(deed: Deed, *, thin: int = 1, seed: int = 0) -> Tally:
     """T5: each operation fails with each error, once and from then on, or one in `thin` of these cases."""
     began, tally = time.perf_counter(), Tally()
-    with _base(deed) as (folder, known, kinds):
+    with base(deed) as (folder, known, kinds):
         cases = [(at, error, lasts) for at in range(len(kinds)) for error in ERRORS for lasts in (False, True)]
         for at, error, lasts in cases[seed % thin :: thin]:
-            here, fault = _again(folder), Faulty(at, error, lasts=lasts)
-            status, result = in_child(lambda here=here, fault=fault: _attempt(here, deed, fault))  # type: ignore[misc]
+            here, fault = again(folder), Faulty(at, error, lasts=lasts)
+            status, result = in_child(lambda here=here, fault=fault: attempt(here, deed, fault))  # type: ignore[misc]
             tally.cases += 1
-            if problem := str(result) if status else _judged(here, deed, known):
+            if problem := str(result) if status else judged(here, deed, known):
                 often = " and all after" if lasts else ""
                 tally.violations.append(f"{deed.name}: {error} at op {at} ({kinds[at]}){often}: {problem}")
     tally.seconds = time.perf_counter() - began
