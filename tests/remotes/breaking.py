@@ -51,7 +51,7 @@ def breaking(server: str) -> Iterator[tuple[str, Breaking]]:
                 state.sent += len(body)
                 state.arrive()
             fault = state.fault(number)
-            if fault in ("500", "429", "503"):
+            if fault is not None and fault.isdigit():
                 self._answer(int(fault), {}, b"")
                 return
             if fault == "cut":

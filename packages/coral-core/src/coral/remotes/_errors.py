@@ -6,10 +6,13 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from coral.errors import ConfigError, CoralError, RemoteDenied, RemoteError, RemoteNotFound, RemoteUnreachable
 
-__all__ = ["kinds", "no_condition", "remote_errors", "without_secrets"]
+__all__ = ["denied", "kinds", "no_bucket", "no_condition", "remote_errors", "without_secrets"]
+
+_R = TypeVar("_R", bound=RemoteError)
 
 _SECRETS = re.compile(
     r"(?ix)"
@@ -21,6 +24,11 @@ _SECRETS = re.compile(
     r"|[A-Za-z0-9/+]{40,}={0,2}"  # an AWS secret has 40 of these, an Azure key more
 )
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+_NO_BUCKET_ADVICE = "There is no such bucket: create it, or correct the remote's URL."
+_DENIED_ADVICE = (
+    "Its credentials are missing, wrong or expired, or do not allow this: renew them in the environment, or in the "
+    "files of the store's own tools."
+)
 _DENIED = {
     "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError",
     "UnauthorizedSSOTokenError", "SSOTokenLoadError", "ClientAuthenticationError", "DefaultCredentialsError",
@@ -74,10 +82,7 @@ def remote_errors(url: str, doing: str) -> Iterator[None]:
         named = kinds(error)
         if isinstance(error, FileNotFoundError | FileExistsError) and not named & (_NO_BUCKET | _DENIED):
             raise
-        text = without_secrets(f"{type(error).__name__}: {error}")
-        kind, advice = _told_apart(error, named)
-        found = kind(f"{doing} {url} failed ({text}). {advice}", remote=url)
-        raise found from None  # a traceback would show what the text must not
+        raise _of(*_told_apart(error, named), url, doing, error) from None  # a traceback shows what a text must not
 
 
 def no_condition(url: str) -> ConfigError:
@@ -88,14 +93,27 @@ def no_condition(url: str) -> ConfigError:
     )
 
 
+def no_bucket(url: str, error: Exception) -> RemoteNotFound:
+    """The error for a bucket that is not there."""
+    return _of(RemoteNotFound, _NO_BUCKET_ADVICE, url, "writing to", error)
+
+
+def denied(url: str, error: Exception) -> RemoteDenied:
+    """The error for credentials that are not there."""
+    return _of(RemoteDenied, _DENIED_ADVICE, url, "opening", error)
+
+
+def _of(kind: type[_R], advice: str, url: str, doing: str, error: Exception) -> _R:
+    text = without_secrets(f"{type(error).__name__}: {error}")
+    return kind(f"{doing} {url} failed ({text}). {advice}", remote=url)
+
+
 def _told_apart(error: Exception, named: set[str]) -> tuple[type[RemoteError], str]:
     if named & _NO_BUCKET:
-        return RemoteNotFound, "There is no such bucket: create it, or correct the remote's URL."
-    if isinstance(error, PermissionError) or named & _DENIED:
-        return RemoteDenied, (
-            "Its credentials are missing, wrong or expired, or do not allow this: renew them in the environment, or in "
-            "the files of the store's own tools."
-        )
+        return RemoteNotFound, _NO_BUCKET_ADVICE
+    forbidden = str(error).startswith("Forbidden:")  # gcsfs, of a 403
+    if isinstance(error, PermissionError) or named & _DENIED or forbidden:
+        return RemoteDenied, _DENIED_ADVICE
     again = isinstance(error, ConnectionError | TimeoutError) or named & _AGAIN
     if again or (isinstance(error, OSError) and error.errno in _ERRNO_AGAIN):
         return RemoteUnreachable, "Look at the network and try again: what was transferred is not sent anew."

@@ -9,14 +9,17 @@ from datetime import datetime
 from typing import Any
 
 from coral.errors import MissingExtra
-from coral.remotes._errors import kinds, no_condition, remote_errors
+from coral.remotes._errors import denied, kinds, no_bucket, no_condition, remote_errors
 from coral.remotes._remote import Remote, RemoteFile, check_remote_name
 
 __all__ = ["ObjectStore"]
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
+_RETRY = {"gs", "az"}  # whose clients ask again by themselves, for half a minute and more
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "created")
 _PART = 16 << 20  # bytes that are uploaded at once, where a file is uploaded in parts
+_BOUNDARY = b"--==0=="
+"""Ends the file in the multipart body that gcsfs sends, with a \\n before it, which takes a \\r for its own."""
 _in_memory = threading.Lock()
 """memory:// looks and then writes: within this process, which is all that sees it, this makes one act of it."""
 
@@ -31,11 +34,12 @@ class ObjectStore(Remote):
     def __init__(self, url: str, *, single_writer: bool = False) -> None:
         self.url = url
         scheme, _, path = url.partition("://")
+        self._scheme = scheme.lower()
         self._base = path.rstrip("/")
-        self._fs = _filesystem(scheme.lower(), url)
+        self._fs = _filesystem(self._scheme, url)
         self._single_writer = single_writer
-        self._options = {"chunksize": _PART, "max_concurrency": 4} if scheme.lower() == "s3" else {}
-        self._lock = _in_memory if scheme.lower() == "memory" else None
+        self._lock = _in_memory if self._scheme == "memory" else None
+        self.retries = self._scheme in _RETRY
 
     def put(self, name: str, data: memoryview) -> bool:
         path = self._at(name)
@@ -46,12 +50,12 @@ class ObjectStore(Remote):
             if self._single_writer:
                 return self._look_and_write(path, data)
             try:
-                self._fs.pipe_file(path, self._body(data), mode="create", **self._options)
+                self._write(path, data, mode="create")
             except FileExistsError:
                 return False
             except Exception as error:
                 names = kinds(error)
-                if names & {"PreconditionFailed", "412"}:
+                if names & {"PreconditionFailed", "412", "FileExistsError"}:  # or clearing up after that failed
                     return False
                 if names & {"NotImplemented", "501"}:
                     raise no_condition(self.url) from None
@@ -61,11 +65,19 @@ class ObjectStore(Remote):
     def _look_and_write(self, path: str, data: memoryview) -> bool:
         if self._fs.exists(path):
             return False
-        self._fs.pipe_file(path, self._body(data), **self._options)
+        self._write(path, data)
         return True
 
-    def _body(self, data: memoryview) -> bytes | _Sliced:
-        return _Sliced(data) if self._options and len(data) >= 2 * _PART else bytes(data)
+    def _write(self, path: str, data: memoryview, **options: Any) -> None:
+        body: bytes | _Sliced = bytes(data) if self._scheme != "s3" or len(data) < 2 * _PART else _Sliced(data)
+        if self._scheme == "s3":
+            options |= {"chunksize": _PART, "max_concurrency": 4}
+        elif self._scheme == "gs" and isinstance(body, bytes) and (body[-1:] == b"\r" or _BOUNDARY in body):
+            options |= {"chunksize": len(body)}  # from that size on it is no part of a multipart body
+        try:
+            self._fs.pipe_file(path, body, **options)
+        except FileNotFoundError as error:  # what a new file can miss
+            raise no_bucket(self.url, error) from None
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         path = self._at(name)
@@ -123,6 +135,8 @@ def _filesystem(scheme: str, url: str) -> Any:
         except ImportError as error:
             package = _PACKAGES.get(scheme, "fsspec")
             raise MissingExtra(f"{scheme}:// remotes need {package}: pip install {package}") from error
+        except ValueError as error:  # adlfs, without credentials
+            raise denied(url, error) from None
 
 
 class _Sliced:

@@ -78,7 +78,7 @@ class PatientRemote(Remote):
         self._again(lambda: self._inner.show(newest))
 
     def _again(self, ask: Callable[[], _T]) -> _T:
-        for pause in _PAUSES:
+        for pause in () if self._inner.retries else _PAUSES:
             try:
                 return ask()
             except RemoteUnreachable as error:

@@ -44,6 +44,9 @@ class Remote(ABC):
     shared: bool = True
     """Whether processes of other machines may write to it, too."""
 
+    retries: bool = False
+    """Whether it asks again by itself where it got no answer: then the caller does not."""
+
     shows: bool = False
     """Whether `show` does anything."""
 
