@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal, Self, TypeAlias
 
 from coral import _resolve
+from coral._naming import Naming
 from coral.errors import (
     ConfigError,
     Conflict,
@@ -29,7 +30,7 @@ from coral.remotes._notes import local_notes
 from coral.remotes._push import push
 from coral.remotes._records import Memory, add_record, is_url, read_record, records, remove_record
 from coral.remotes._side import Side
-from coral.store import Durability, Operation, Store, _refs, check_ref_name, intent, merged
+from coral.store import Durability, Operation, _refs, check_ref_name, intent, merged
 from coral.store._partial import mark_partial, partial_names
 
 _log = logging.getLogger("coral")
@@ -38,10 +39,8 @@ _FIRST = "origin"
 Winner: TypeAlias = Literal["ours", "theirs"]
 
 
-class Remoting:
+class Remoting(Naming):
     """What a repository does with other ones."""
-
-    _store: Store
 
     def __init__(
         self, path: str | os.PathLike[str] | FileSystem, init: bool = False, *, durability: Durability = "full"
@@ -96,7 +95,7 @@ class Remoting:
         there are to send. Raises Diverged, RemoteError and its kinds, NotARepository, NewerFormat; it can be called
         again after any of them, and sends only what is missing.
         """
-        name = self._branch(branch)
+        name = self.head if branch is None else check_ref_name(branch)
         with self._remotely(f"pushing {name} to", remote):
             tip = _resolve.tip(self._store, "heads", name)
             if tip is None:
@@ -152,7 +151,7 @@ class Remoting:
         """
         if merge not in (None, "ours", "theirs"):
             raise ConfigError(f'merge is {merge!r}; it must be "ours", "theirs" or None')
-        name = self._branch(branch)
+        name = self.head if branch is None else check_ref_name(branch)
         return self._fetch(remote, keep=name, merge=merge, progress=progress)
 
     @classmethod
@@ -214,13 +213,6 @@ class Remoting:
             store.fs.unlink(path)
         if begun != names:
             mark_partial(store.fs, names)
-
-    def _branch(self, name: str | None) -> str:
-        """The branch of that name, or the one that HEAD is on."""
-        if name is not None:
-            return check_ref_name(name)
-        with storage_errors(f"reading HEAD of {self._store.fs.root}"):
-            return _resolve.head(self._store)
 
     def _side(self, remote: str | os.PathLike[str]) -> tuple[Side, RemoteRecord | None]:
         """The other side, and its record if it has a name here."""

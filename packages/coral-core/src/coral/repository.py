@@ -5,27 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from coral import _resolve
-from coral._loading import StoredTensors
-from coral._naming import Naming
+from coral._reading import Reading
 from coral._remoting import Remoting
 from coral._summaries import CommitStats, Diff, Stats
 from coral.delta import DeltaConfig
 from coral.errors import (
     CommitInUse,
-    CommitPruned,
     ConfigError,
     CoralError,
     EmptyCommit,
-    MissingObject,
-    UnknownRef,
     UnsafeInput,
     UnsupportedValue,
     storage_errors,
@@ -34,20 +29,15 @@ from coral.filesystem import FileSystem, LocalFileSystem
 from coral.maintenance import Collected, Collector, FsckReport, Progress, Repacked, fsck, repack, statistics
 from coral.maintenance import repair as repair_store
 from coral.objects import (
-    Commit,
     Note,
-    State,
-    TensorEntry,
     clean_fields,
     clean_metrics,
     clean_reasons,
     clean_weights,
-    decode_tree,
 )
-from coral.state import StateValue, unflatten
+from coral.state import StateValue
 from coral.store import Draft, Durability, Store, _refs, annotate, commit, needed
 from coral.store._format import open_or_create
-from coral.store._partial import partial_names
 from coral.weights import Array, WeightTensor
 
 __all__ = ["CommitStats", "Diff", "Repository", "Stats"]
@@ -55,7 +45,7 @@ __all__ = ["CommitStats", "Diff", "Repository", "Stats"]
 _log = logging.getLogger("coral")
 
 
-class Repository(Naming, Remoting):
+class Repository(Reading, Remoting):
     """Version control for model weights, in one folder.
 
         repo = Repository("./checkpoints", init=True)
@@ -189,132 +179,6 @@ class Repository(Naming, Remoting):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # -- reading ----------------------------------------------------------------------------------------------------
-
-    def resolve(self, ref: str = "HEAD") -> str:
-        """The id of the commit that `ref` means: a branch, a tag, HEAD, 6 or more digits of an id, `best`, `last`,
-        `step:500`.
-
-        The last three mean the newest run on HEAD's branch, or on the one named as in `experiment@best`. `~2` behind
-        any of them goes two parents back. Raises UnknownRef (with near names) or AmbiguousRef.
-        """
-        with self._doing(f"resolving {ref}"):
-            return _resolve.resolve(self._store, ref)
-
-    def show(self, ref: str = "HEAD") -> Commit:
-        """The record of a commit, with its notes merged in."""
-        with self._doing(f"reading {ref}"):
-            return self._store.read_commit(_resolve.resolve(self._store, ref))
-
-    def log(self, ref: str = "HEAD", limit: int | None = None) -> list[Commit]:
-        """The commit `ref` means and its ancestors, newest first, `limit` at most. Empty if HEAD has none."""
-        with self._doing(f"reading the log of {ref}"):
-            try:
-                start = _resolve.resolve(self._store, ref)
-            except UnknownRef:
-                if ref not in ("HEAD", self.head):
-                    raise
-                return []
-            return list(islice(self._ancestors([start]), limit))
-
-    def _ancestors(self, start: Iterable[str]) -> Iterator[Commit]:
-        """Commits from `start` on, each once, the newest of those known first."""
-        waiting = {id: self._store.read_commit(id) for id in start}
-        seen = set(waiting)
-        while waiting:
-            commit = (
-                waiting.pop(max(waiting, key=lambda id: waiting[id].time)) if len(waiting) > 1 else waiting.popitem()[1]
-            )
-            yield commit
-            for parent in commit.parents:
-                if parent not in seen:
-                    seen.add(parent)
-                    waiting[parent] = self._store.read_commit(parent)
-
-    def chain(self, ref: str = "HEAD") -> Iterator[Commit]:
-        """A checkpoint and those its training went on from, newest first, across the runs that resumed one another."""
-        with self._doing(f"reading the run of {ref}"):
-            yield from _resolve.chain(self._store, _resolve.resolve(self._store, ref))
-
-    def notes(self, ref: str = "HEAD") -> list[Note]:
-        """What was added to a commit after it was made, oldest first."""
-        with self._doing(f"reading the notes on {ref}"):
-            return sorted(self._store.read_notes(self.resolve(ref)), key=lambda note: note.time)
-
-    def tree(self, ref: str = "HEAD") -> dict[str, TensorEntry]:
-        """Name, dtype, shape, size and id of each weight of a commit, without reading any."""
-        with self._doing(f"reading the tree of {ref}"):
-            return self._tree(self.show(ref))
-
-    def _tree(self, commit: Commit) -> dict[str, TensorEntry]:
-        try:
-            data = self._store.read_object("tree", commit.tree)
-        except MissingObject:
-            self._refuse_pruned(commit, commit.id)
-            raise
-        return decode_tree(data, f"the tree of commit {commit.id[:12]}")
-
-    def load(self, ref: str = "HEAD", names: Iterable[str] | None = None) -> StoredTensors:
-        """The weights of a commit, or only those of `names`: a mapping of names to WeightTensors.
-
-        Each is read when its `.data` is first asked for, without a copy where it is large, and checked as it is read.
-        Raises UnknownRef, CommitPruned, WeightsMismatch (an unknown name), CorruptObject.
-        """
-        with self._doing(f"loading {ref}"):
-            found = self._unpruned(ref)
-            try:
-                return StoredTensors(self._store, self._tree(found), found.id, names)
-            except MissingObject as error:
-                held = partial_names(self._store.fs)
-                if held is None:
-                    raise
-                raise MissingObject(
-                    f"{error} Of what was fetched, this clone has only {', '.join(sorted(held))}: ask for these by "
-                    "names=, or clone it whole.",
-                    tensor=error.tensor,
-                    commits=error.commits,
-                ) from error
-
-    def load_state(self, ref: str = "HEAD") -> StateValue:
-        """The training state that was committed with the weights, as it was; None where there was none."""
-        with self._doing(f"loading the state of {ref}"):
-            found = self._unpruned(ref)
-            if found.state is None:
-                return None
-            what = f"the state of commit {found.id[:12]}"
-            state = State.decode(self._store.read_object("state", found.state), what)
-            return unflatten(state.value, StoredTensors(self._store, state.tensors, found.id).__getitem__, what)
-
-    def _unpruned(self, ref: str) -> Commit:
-        found = self.show(ref)
-        self._refuse_pruned(found, ref)
-        return found
-
-    def _refuse_pruned(self, commit: Commit, ref: str) -> None:
-        if commit.pruned and any(note.local for note in self._store.read_notes(commit.id)):
-            raise CommitPruned(
-                f"{ref} ({commit.id[:12]}, step {commit.step}) is not in this clone, which was made with a depth: only "
-                "its record was fetched. Clone anew, with a greater depth.",
-                ref=ref,
-            )
-        if commit.pruned:
-            raise CommitPruned(
-                f"{ref} ({commit.id[:12]}, step {commit.step}) was pruned: its record is kept, its tensors are gone. "
-                "`log` shows those that can be loaded.",
-                ref=ref,
-            )
-
-    def diff(self, a: str, b: str = "HEAD") -> Diff:
-        """Which weights differ between two commits."""
-        old, new = self.tree(a), self.tree(b)
-        both = [name for name in old if name in new]
-        return Diff(
-            added=sorted(name for name in new if name not in old),
-            removed=sorted(name for name in old if name not in new),
-            modified=sorted(name for name in both if old[name].id != new[name].id),
-            unchanged=sorted(name for name in both if old[name].id == new[name].id),
-        )
 
     # -- upkeep -----------------------------------------------------------------------------------------------------
 
