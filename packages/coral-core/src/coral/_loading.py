@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from coral._digest import Bytes
-from coral.errors import CorruptObject, WeightsMismatch, storage_errors
+from coral.errors import ConfigError, CorruptObject, WeightsMismatch, storage_errors
 from coral.objects import TensorEntry, Tree
 from coral.store import Chain, Copies, Store
 from coral.store._chain import read_tensors
@@ -15,6 +15,17 @@ from coral.store._pack import path_of
 from coral.weights import DTYPES, Array, WeightTensor
 
 _BATCH = 24 << 20  # bytes read at once
+
+
+def checked_names(names: Iterable[str]) -> list[str]:
+    """Names of weights, each once; ConfigError for anything else."""
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+        raise ConfigError(f"names is {names!r}; it must be a collection of names, or None for all")
+    found = list(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise ConfigError(f"names has {name!r}, which is not a str: weights are named by one")
+    return list(dict.fromkeys(found))
 
 
 class StoredTensors(Mapping[str, WeightTensor]):
@@ -26,7 +37,7 @@ class StoredTensors(Mapping[str, WeightTensor]):
     """
 
     def __init__(self, store: Store, tree: Tree, commit: str, names: Iterable[str] | None = None) -> None:
-        wanted = list(tree) if names is None else list(dict.fromkeys(names))
+        wanted = list(tree) if names is None else checked_names(names)
         if missing := [name for name in wanted if name not in tree]:
             raise WeightsMismatch(missing=missing)
         self._commit = commit

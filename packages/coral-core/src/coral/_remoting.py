@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal, Self, TypeAlias
 
 from coral import _resolve
+from coral._loading import checked_names
 from coral._naming import Naming
 from coral.errors import (
     ConfigError,
@@ -174,9 +175,7 @@ class Remoting(Naming):
         """
         if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
             raise ConfigError(f"depth is {depth!r}; it must be a number of commits, 1 or more, or None for all")
-        if isinstance(names, str):
-            raise ConfigError(f"names is {names!r}; it must be a collection of names, or None for all")
-        wanted = None if names is None else frozenset(names)
+        wanted = None if names is None else frozenset(checked_names(names))
         if wanted is not None and not wanted:
             raise ConfigError("names is empty: a clone without weights is none. Name some, or leave names out for all.")
         fs = LocalFileSystem(path)

@@ -169,6 +169,14 @@ CASES: dict[str, Case] = {
     "tensors that are no mapping": (lambda r, f: r.commit([np.ones(1)]), UnsupportedValue, "a mapping"),  # type: ignore[arg-type]
     "weights that are not there": (lambda r, f: r.load(names=["a", RLO]), WeightsMismatch, "\\u202e"),
     "weights with a line end": (lambda r, f: r.load(names=["b\nmissing: c"]), WeightsMismatch, "b\\nmissing"),
+    **{
+        f"{what} by names {names!r}": (call, ConfigError, "names ")
+        for names in ("a", b"a", 5, [1], ["a", b"x"], [[]])
+        for what, call in {
+            "load": lambda r, f, names=names: r.load(names=names),
+            "clone": lambda r, f, names=names: Repository.clone(r.path, f / "clone", names=names),
+        }.items()
+    },
     # state
     "state with an object": (lambda r, f: r.commit(ONE, state={"x": [object()]}), UnsupportedValue, "x/0"),
     "state with a function": (lambda r, f: r.commit(ONE, state=print), UnsupportedValue, "without pickle"),
