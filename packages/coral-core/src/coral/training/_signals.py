@@ -8,7 +8,9 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Self
+
+from coral.training._config import CheckpointConfig
 
 _log = logging.getLogger("coral")
 
@@ -23,8 +25,7 @@ class Signals:
     the training to end; a second one goes to the handler that was there before. A process that was forked off meanwhile
     is none of this run's: its signals go to those handlers, too.
 
-    In a distributed run, whose launcher signals all processes, those without a manager listen as well, with an `ask`
-    that does nothing: else they would be gone before the main one can save with them, and end them.
+    In a distributed run, whose launcher signals all processes, those without a manager are bystanders.
     """
 
     def __init__(self, ask: Callable[[], None], experiment: str) -> None:
@@ -36,6 +37,17 @@ class Signals:
         self._pid = 0
         self._terminated = False  # a SIGTERM came
         self._due = False  # ... and nobody was told yet
+
+    @classmethod
+    def bystander(cls, config: CheckpointConfig, rank: int) -> Self:
+        """Those of a process without a manager, which listens so as not to be gone before the main one has saved.
+
+        Where `handle_signals` is off it does not.
+        """
+        found = cls(lambda: None, f"rank {rank}")
+        if config.handle_signals:
+            found.listen()
+        return found
 
     def listen(self) -> None:
         """Begin, if that is not done yet. Handlers can be set by the main thread alone: another one says so, once."""

@@ -29,10 +29,7 @@ class Run:
     def __init__(self, config: CheckpointConfig, source: TrainerSource, manager: CheckpointManager | None) -> None:
         self._source = source
         self._manager = manager
-        self._bystander: Signals | None = None
-        if config.handle_signals and manager is None:  # the main process is signalled, too, and decides for all
-            self._bystander = Signals(lambda: None, f"rank {source.rank}")
-            self._bystander.listen()
+        self._bystander = Signals.bystander(config, source.rank) if manager is None else None
         self._stops_early = config.early_stopping_patience is not None
         self._stops_when_asked = config.handle_signals
         self._collected = Collected(config.save_on_best_metric)

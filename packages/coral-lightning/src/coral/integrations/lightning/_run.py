@@ -52,10 +52,7 @@ class Run:
         self._updating = False  # whether one has begun, and is not complete
         self._evaluation: Reading = {}  # metrics as they were before it
         self._epoch: Reading = {}  # metrics as they were when it ended
-        self._bystander: Signals | None = None
-        if source.config.handle_signals and manager is None:  # the main process is signalled, too, and decides for all
-            self._bystander = Signals(lambda: None, f"rank {trainer.global_rank}")
-            self._bystander.listen()
+        self._bystander = Signals.bystander(source.config, trainer.global_rank) if manager is None else None
 
     def begin(self, resumed: Commit | None) -> None:
         """The run begins, anew or with a checkpoint that the trainer has loaded."""
