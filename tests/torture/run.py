@@ -256,6 +256,7 @@ def short(rows: dict[str, Tally], size: Size) -> list[str]:
 
 ELSEWHERE = {
     "T10 S3 and Hub": 'nox -s "tests(cross)" -- -k remotes -m ""',
+    "T10 Google and Azure": 'nox -s stores -- -m ""',
     "T14 ranks": 'nox -s "tests(coral-lightning)" "tests(coral-hf)" -- -k ranks -m ""',
 }
 """Tests of their own, named here so that one table has all."""

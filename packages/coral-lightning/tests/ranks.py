@@ -288,3 +288,4 @@ if __name__ == "__main__":
     if dist.get_rank() == 0:
         (FOLDER / "found.json").write_text(json.dumps(result))
     dist.barrier()
+    dist.destroy_process_group()  # else gloo's threads may be running still as the process exits, which aborts it
