@@ -42,6 +42,7 @@ def main() -> int:
     options = parser.parse_args()
     jobs = [(name, options.runs, options.seed) for name in options.only or NAMES]
     failed = False
+    os.environ.setdefault("PYTHONHASHSEED", str(options.seed))  # so that the examples are the same again
     with multiprocessing.get_context("spawn").Pool(min(8, os.cpu_count() or 1)) as pool:
         for (name, *_), some in zip(jobs, pool.imap(_one, jobs), strict=True):
             if not some:
