@@ -11,16 +11,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from coral.errors import storage_errors
 from coral.objects import Commit
 from coral.repository import Repository
-from coral.store import check_ref_name, intent
+from coral.store import check_ref_name
 from coral.training._capture import Capture
 from coral.training._config import DEFAULT_CONFIG, CheckpointConfig
 from coral.training._disk import Disk, spare
@@ -40,6 +38,7 @@ from coral.training._events import (
     TrainEnd,
 )
 from coral.training._failures import Failures
+from coral.training._lineage import Lineage
 from coral.training._outside import Outside
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import PolicyState
@@ -90,7 +89,7 @@ class CheckpointManager:
         self._writer = RunWriter(self.repo, self.config, experiment, self.branch)
         self._upkeep = Upkeep(self.repo, background=self.config.background_repack)
         self._pushing = Pushing(self.repo, push_to, self.branch, prune=self.config.prune_remote)
-        self.run = os.urandom(8).hex()
+        self._lineage = Lineage(self.repo.store.fs)
         self.policy = CheckpointPolicy(self.config)
         self.state = PolicyState()
         self.stop_reason: str | None = None
@@ -101,13 +100,14 @@ class CheckpointManager:
         self._outside = Outside(self.repo.store.fs, self.config, experiment)
         self._queue = Queue(beside=self.config.async_save)
         self._failures = Failures()
-        self._commits: dict[int, str] = {}  # step -> commit, of this run and what it resumed
-        self._previous: str | None = None
-        self._resumed_from: str | None = None
-        self._held = ExitStack()  # the intent that keeps what the run resumed from
         self._at = Progress()
         self._warned = False
         self._interrupted = False
+
+    @property
+    def run(self) -> str:
+        """The id of this run, which is in its commits: another one after `restore`."""
+        return self._lineage.run
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -161,8 +161,7 @@ class CheckpointManager:
                 case Annotate():
                     self._annotate(action, events)
                 case Prune(steps=steps):
-                    commits = [(step, self._commits.pop(step)) for step in steps if step in self._commits]
-                    self._queue.do(partial(self._prune, commits))
+                    self._queue.do(partial(self._prune, self._lineage.drop(steps)))
                 case Stop(reason=reason):
                     self.stop_reason = reason
                     _log.info("%s: stop: %s", self.experiment, reason)
@@ -182,8 +181,8 @@ class CheckpointManager:
         record = self._record(action.step, snapshot)
         work = partial(self._writer.commit, snapshot, record, action.reasons, dict(self.state.metrics))
         if self.config.check_disk:
-            self._disk.begin(self._capture.nbytes, self.experiment, held=len(self._commits))
-            work = partial(self._disk.save, work, spare(self.policy, self.state, action.step, self._commits))
+            self._disk.begin(self._capture.nbytes, self.experiment, held=len(self._lineage.commits))
+            work = partial(self._disk.save, work, spare(self.policy, self.state, action.step, self._lineage.commits))
         saved = self._queue.save(action.step, work, here=False) if copied else self._in_place(action.step, work)
         self._queue.do(lambda: None if saved.exception() else self._upkeep.saved(saved.result()))
         self._queue.do(lambda: None if saved.exception() else self._pushing.saved())
@@ -207,8 +206,8 @@ class CheckpointManager:
             step=step,
             epoch=self._at.epoch,
             epoch_complete=self._at.epoch_complete,
-            previous=self._previous,
-            resumed_from=self._resumed_from,
+            previous=self._lineage.previous,
+            resumed_from=self._lineage.resumed_from,
             exact=snapshot.exact,
             why=snapshot.why,
             policy=self.state.to_json(counters_only=True),
@@ -222,7 +221,7 @@ class CheckpointManager:
         extra: dict[str, Any] = {"kept": self.policy.current(self.state).to_json()}
         copied = True
         if _recaptures(action, events):
-            if step not in self._commits:
+            if step not in self._lineage.commits:
                 return  # that save failed
             try:
                 snapshot, copied = self._capture.take(step)
@@ -240,7 +239,7 @@ class CheckpointManager:
             if before and before.step == step:
                 id = None if before.commit.exception() else before.commit.result()
             else:
-                id = self._commits.get(step)
+                id = self._lineage.commits.get(step)
             if id is None:  # the save itself failed, and says so
                 return
             self.repo.annotate(id, metrics=action.metrics, reasons=action.reasons, state=state, training=extra)
@@ -270,7 +269,7 @@ class CheckpointManager:
                 self._failures.note(message, error, None)
 
     def _saved(self, step: int, commit: str) -> None:
-        self._commits[step] = self._previous = commit
+        self._lineage.saved(step, commit)
         self._outside.requests.saved(step)
         self.state, actions = self.policy.advance(self.state, Saved(step, commit))
         self._run(actions)
@@ -322,12 +321,8 @@ class CheckpointManager:
     def _resume(self, commit: Commit) -> None:
         """Go on from a checkpoint as a new run, which keeps to the budgets of what it goes on from."""
         found, resumed = TrainingState.of(commit), rebuild(self.repo, self.policy, self.branch, commit)
-        self._held.close()
-        with storage_errors(f"going on from {commit.id[:12]}"):
-            self._held.enter_context(intent(self.repo.store.fs, "run", [commit.id]))
-        self.run = os.urandom(8).hex()
-        self._previous = self._resumed_from = commit.id
-        self._commits, self.state = dict(resumed.commits), resumed.state
+        self._lineage.resume(commit.id, resumed.commits)
+        self.state = resumed.state
         self._at = Progress(found.step, found.epoch, found.epoch_complete) if found else Progress()
         self._at.begun = True
         self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
@@ -376,7 +371,7 @@ class CheckpointManager:
             self._upkeep.close()
             patience, self._interrupted = _PATIENCE if self._interrupted else None, False
             self._pushing.close(patience)
-            self._held.close()
+            self._lineage.close()
             self._outside.close()
 
     def __enter__(self) -> Self:

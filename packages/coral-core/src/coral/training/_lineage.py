@@ -1,0 +1,47 @@
+"""Which run this is: its id, what it goes on from, and the commits of the steps that it may prune."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+
+from coral.errors import storage_errors
+from coral.filesystem import FileSystem
+from coral.store import intent
+
+
+class Lineage:
+    """A run, and where it comes from: a new one each time that it goes on from a checkpoint.
+
+    `commits` has those of its steps, and those it took over from what it goes on from. `previous` is the newest.
+    """
+
+    def __init__(self, fs: FileSystem) -> None:
+        self.run = os.urandom(8).hex()
+        self.previous: str | None = None
+        self.resumed_from: str | None = None
+        self.commits: dict[int, str] = {}
+        self._fs = fs
+        self._held = ExitStack()  # the intent that keeps what it goes on from
+
+    def resume(self, commit: str, commits: Mapping[int, str]) -> None:
+        """Be a new run that goes on from a commit, which cannot be pruned from now on, with these commits of steps."""
+        self._held.close()
+        with storage_errors(f"going on from {commit[:12]}"):
+            self._held.enter_context(intent(self._fs, "run", [commit]))
+        self.run = os.urandom(8).hex()
+        self.previous = self.resumed_from = commit
+        self.commits = dict(commits)
+
+    def saved(self, step: int, commit: str) -> None:
+        """A step has a commit."""
+        self.commits[step] = self.previous = commit
+
+    def drop(self, steps: Iterable[int]) -> list[tuple[int, str]]:
+        """The commits of steps that are about to be pruned: they are this run's no longer."""
+        return [(step, self.commits.pop(step)) for step in steps if step in self.commits]
+
+    def close(self) -> None:
+        """Let what it goes on from be pruned."""
+        self._held.close()
