@@ -114,7 +114,7 @@ FULL = Size(
 NIGHTLY = Size(
     cap=100, sagas=400, fast_cap=400, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
     every=True, heavy=1, slow=True, mutants=ALL, models=model.LARGE,
-    races={"sparse": 1, "thin": 100, "shuffles": 300, "states": 4}, rot={"parts": 16, "bits": 125},
+    races={"sparse": 1, "thin": 100, "shuffles": 300, "states": 4}, rot={"parts": 16, "bits": 132},
     deaths=1, refusals=1, requests=1, kills=2_500, crowd={"commits": 2_000, "kills": 1_000}, sequences=20_000,
     floors={
         T1: 1_000_000, T1_FAST: 30_000, T1_TIGHT: 30_000, T1_REDONE: 15_000, T2: 27, T2_CODE: 24, T2_MODEL: 13,

@@ -87,8 +87,12 @@ class Copies:
 
         MissingExtra where something that is not installed is all that is missing.
         """
+        yield from self._ways(self.all(id))
+
+    def _ways(self, first: Iterator[Stored]) -> Iterator[Chain]:
+        """The same, of these copies."""
         found, extra = False, None
-        ways: list[tuple[list[Stored], Iterator[Stored]]] = [([], self.all(id))]  # links, and what they may lead on to
+        ways: list[tuple[list[Stored], Iterator[Stored]]] = [([], first)]  # links, and what they may lead on to
         for _ in range(_MOST_LOOKS):
             if not ways:
                 break
@@ -118,6 +122,15 @@ class Copies:
         CorruptObject or MissingObject if they are not there, or not its; NewerFormat or MissingExtra if they, or it,
         cannot be read here.
         """
+        try:
+            return self._nearest(stored)
+        except CorruptObject:  # the first copies of its bases may lead back to it, and others not
+            for chain in self._ways(iter([stored])):
+                return chain
+            raise
+
+    def _nearest(self, stored: Stored) -> Chain:
+        """A copy with the first known copy of each base."""
         links = [stored]
         while base := links[-1].entry.base:
             found = self.known(base) or next(self.all(base), None)
@@ -132,7 +145,7 @@ class Copies:
     def _on(links: list[Stored], base: Stored) -> list[Stored]:
         """Links that lead to a base, with it; CorruptObject where it cannot be that."""
         of, what = links[-1].entry, f"tensor {links[0].entry.id[:12]}"
-        if len(links) > _MAX_DEPTH or any(link.entry.id == base.entry.id for link in links):
+        if len(links) > _MAX_DEPTH or any(_same(link, base) for link in links):
             raise CorruptObject(f"{what} is a difference that leads back to itself, or too far")
         if (base.entry.kind, base.entry.dtype, base.entry.nbytes) != ("tensor", of.dtype, of.nbytes):
             raise CorruptObject(f"{what} is a difference from {base.entry.id[:12]}, which is not of its size and dtype")
@@ -216,3 +229,8 @@ class Copies:
             if found is not None:
                 found[0].close()
         self._open.clear()
+
+
+def _same(a: Stored, b: Stored) -> bool:
+    """Whether it is one copy: two copies of a tensor may be differences on the way to each other."""
+    return a.pack.name == b.pack.name and a.entry.id == b.entry.id

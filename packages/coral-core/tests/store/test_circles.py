@@ -1,0 +1,66 @@
+"""Two tensors, each of which is stored as a difference from the other, too: what repacks that were killed can leave."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coral import Repository, WeightTensor
+from coral._digest import fold, sha256
+from coral.delta import Deflate, PackDelta
+from coral.errors import CorruptObject
+from coral.store import intent
+from coral.store._chain import encoded
+from coral.store._pack import Entry, PackWriter
+
+CODEC = PackDelta(Deflate())
+ARRAYS = {name: np.arange(3000, dtype=np.uint8) + np.uint8(7 * number) for number, name in enumerate("xyz")}
+IDS = {name: WeightTensor(array).id for name, array in ARRAYS.items()}
+
+
+def put(repo: Repository, name: str, base: str) -> None:
+    """Write a pack with a tensor as a difference from another one."""
+    array = ARRAYS[name]
+    entry = Entry(
+        IDS[name], "tensor", CODEC.code, CODEC.params, IDS[base], "uint8", array.shape, 0, 0, array.nbytes,
+        sha256(array), [],
+    )  # fmt: skip
+
+    def fill(writer: PackWriter) -> None:
+        writer.add_stored(entry, encoded([(bytes(CODEC.encode(array, ARRAYS[base])), fold(array))]))
+
+    with intent(repo.store.fs, "repack", []) as operation:
+        repo.store.write_pack(fill, operation)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repo", init=True)
+
+
+@pytest.mark.parametrize("order", [*permutations([("y", "x"), ("x", "y"), ("y", "z")])], ids=str)
+def test_each_copy_is_read_by_the_way_that_there_is(repo: Repository, order: tuple[tuple[str, str], ...]) -> None:
+    repo.commit({"w": ARRAYS["z"]})
+    for name, base in order:
+        put(repo, name, base)
+    found = Repository(repo.path)
+    assert found.fsck().problems == []
+    for name in ("x", "y"):
+        with found.store.copies() as copies:
+            chain = copies.get(IDS[name], name, "0" * 64)
+            chain.verify()
+            out = np.empty(3000, np.uint8)
+            chain.read(0, out)
+            assert np.array_equal(out, ARRAYS[name])
+
+
+def test_a_circle_that_nothing_leads_out_of_is_damage(repo: Repository) -> None:
+    put(repo, "y", "x")
+    put(repo, "x", "y")
+    found = Repository(repo.path)
+    assert len(found.fsck().problems) == 2
+    with found.store.copies() as copies, pytest.raises(CorruptObject, match="leads back to itself"):
+        copies.get(IDS["x"], "x", "0" * 64)
