@@ -17,20 +17,21 @@ from coral.store._chain import encoded
 from coral.store._pack import Entry, PackWriter
 
 CODEC = PackDelta(Deflate())
-ARRAYS = {name: np.arange(3000, dtype=np.uint8) + np.uint8(7 * number) for number, name in enumerate("xyz")}
+ARRAYS = {name: np.arange(3000, dtype=np.uint8) + np.uint8(7 * number) for number, name in enumerate("xyzv")}
 IDS = {name: WeightTensor(array).id for name, array in ARRAYS.items()}
 
 
-def put(repo: Repository, name: str, base: str) -> None:
-    """Write a pack with a tensor as a difference from another one."""
-    array = ARRAYS[name]
-    entry = Entry(
-        IDS[name], "tensor", CODEC.code, CODEC.params, IDS[base], "uint8", array.shape, 0, 0, array.nbytes,
-        sha256(array), [],
-    )  # fmt: skip
+def put(repo: Repository, *pairs: tuple[str, str]) -> None:
+    """Write a pack with tensors, each as a difference from another one."""
 
     def fill(writer: PackWriter) -> None:
-        writer.add_stored(entry, encoded([(bytes(CODEC.encode(array, ARRAYS[base])), fold(array))]))
+        for name, base in pairs:
+            array = ARRAYS[name]
+            entry = Entry(
+                IDS[name], "tensor", CODEC.code, CODEC.params, IDS[base], "uint8", array.shape, 0, 0, array.nbytes,
+                sha256(array), [],
+            )  # fmt: skip
+            writer.add_stored(entry, encoded([(bytes(CODEC.encode(array, ARRAYS[base])), fold(array))]))
 
     with intent(repo.store.fs, "repack", []) as operation:
         repo.store.write_pack(fill, operation)
@@ -45,7 +46,7 @@ def repo(tmp_path: Path) -> Repository:
 def test_each_copy_is_read_by_the_way_that_there_is(repo: Repository, order: tuple[tuple[str, str], ...]) -> None:
     repo.commit({"w": ARRAYS["z"]})
     for name, base in order:
-        put(repo, name, base)
+        put(repo, (name, base))
     found = Repository(repo.path)
     assert found.fsck().problems == []
     for name in ("x", "y"):
@@ -58,9 +59,28 @@ def test_each_copy_is_read_by_the_way_that_there_is(repo: Repository, order: tup
 
 
 def test_a_circle_that_nothing_leads_out_of_is_damage(repo: Repository) -> None:
-    put(repo, "y", "x")
-    put(repo, "x", "y")
+    put(repo, ("y", "x"))
+    put(repo, ("x", "y"))
     found = Repository(repo.path)
     assert len(found.fsck().problems) == 2
     with found.store.copies() as copies, pytest.raises(CorruptObject, match="leads back to itself"):
         copies.get(IDS["x"], "x", "0" * 64)
+
+
+@pytest.mark.parametrize("names", [*permutations("vxy")], ids="".join)
+@pytest.mark.parametrize("last", [True, False])
+def test_what_such_a_copy_stands_for_is_collected(repo: Repository, names: tuple[str, ...], *, last: bool) -> None:
+    """The base of `y` leads to it by one of its copies, and not by the other."""
+    ids = {name: repo.commit({"w": ARRAYS[name]}) for name in names}
+    repo.commit({"w": ARRAYS["z"]})
+    put(repo, ("x", "z"))
+    repo.gc()
+    packs: list[tuple[tuple[str, str], ...]] = [(("x", "y"),), (("y", "x"), ("v", "z"))]
+    for pairs in packs if last else packs[::-1]:
+        put(repo, *pairs)
+    Repository(repo.path).gc()
+    found = Repository(repo.path)
+    assert found.stats().reclaimable_bytes == 0
+    assert found.fsck().problems == []
+    for name, id in ids.items():
+        assert np.array_equal(found.load(id)["w"].data, ARRAYS[name])

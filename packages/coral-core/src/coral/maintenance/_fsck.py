@@ -192,7 +192,7 @@ def _check_pack(store: Store, path: str) -> _Checked:
             try:
                 entry = directory.checked(number)
                 if entry.kind == "tensor":
-                    copies.chain(Stored(directory, file, entry)).verify()
+                    copies.chain(Stored(directory, file, entry), again=True).verify()
                     good.append((entry, None))
                 else:
                     good.append((entry, read_object(file, entry)))

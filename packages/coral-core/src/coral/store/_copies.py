@@ -89,8 +89,8 @@ class Copies:
         """
         yield from self._ways(self.all(id))
 
-    def _ways(self, first: Iterator[Stored]) -> Iterator[Chain]:
-        """The same, of these copies."""
+    def _ways(self, first: Iterator[Stored], *, again: bool = False) -> Iterator[Chain]:
+        """The same, of these copies; with `again` also by way of other copies of the same tensor."""
         found, extra = False, None
         ways: list[tuple[list[Stored], Iterator[Stored]]] = [([], first)]  # links, and what they may lead on to
         for _ in range(_MOST_LOOKS):
@@ -102,7 +102,7 @@ class Copies:
                 ways.pop()
                 continue
             with suppress(CorruptObject, NewerFormat):
-                links = self._on(links, copy) if links else [copy]
+                links = self._on(links, copy, again=again) if links else [copy]
                 if copy.entry.base is not None:
                     ways.append((links, self.all(copy.entry.base)))
                     continue
@@ -116,16 +116,17 @@ class Copies:
         if extra and not found:
             raise extra
 
-    def chain(self, stored: Stored) -> Chain:
+    def chain(self, stored: Stored, *, again: bool = False) -> Chain:
         """A copy with the bases that it needs.
 
-        CorruptObject or MissingObject if they are not there, or not its; NewerFormat or MissingExtra if they, or it,
-        cannot be read here.
+        With `again`, they may lead to another copy of the same tensor: enough to see whether this one is what it should
+        be, and not for it to stand for that other one. CorruptObject or MissingObject if they are not there, or not
+        its; NewerFormat or MissingExtra if they, or it, cannot be read here.
         """
         try:
             return self._nearest(stored)
         except CorruptObject:  # the first copies of its bases may lead back to it, and others not
-            for chain in self._ways(iter([stored])):
+            for chain in self._ways(iter([stored]), again=again):
                 return chain
             raise
 
@@ -142,10 +143,11 @@ class Copies:
         return Chain(links)
 
     @staticmethod
-    def _on(links: list[Stored], base: Stored) -> list[Stored]:
+    def _on(links: list[Stored], base: Stored, *, again: bool = False) -> list[Stored]:
         """Links that lead to a base, with it; CorruptObject where it cannot be that."""
         of, what = links[-1].entry, f"tensor {links[0].entry.id[:12]}"
-        if len(links) > _MAX_DEPTH or any(_same(link, base) for link in links):
+        before = [link.pack.name for link in links if link.entry.id == base.entry.id]
+        if len(links) > _MAX_DEPTH or (before and not again) or base.pack.name in before:
             raise CorruptObject(f"{what} is a difference that leads back to itself, or too far")
         if (base.entry.kind, base.entry.dtype, base.entry.nbytes) != ("tensor", of.dtype, of.nbytes):
             raise CorruptObject(f"{what} is a difference from {base.entry.id[:12]}, which is not of its size and dtype")
@@ -229,8 +231,3 @@ class Copies:
             if found is not None:
                 found[0].close()
         self._open.clear()
-
-
-def _same(a: Stored, b: Stored) -> bool:
-    """Whether it is one copy: two copies of a tensor may be differences on the way to each other."""
-    return a.pack.name == b.pack.name and a.entry.id == b.entry.id
