@@ -202,7 +202,7 @@ CODE_MUTANTS = (
     CodeMutant(
         "no fsync of a trash",
         ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path.startswith("trash/"))),),
-        (_race(REUSE, thin=200, states=3),),
+        (_race(REUSE, thin=200, states=12),),
     ),
     CodeMutant(
         "no fsync of the folder of trashes",
