@@ -180,13 +180,13 @@ def stores(session: nox.Session) -> None:
 def nightly(session: nox.Session) -> None:
     """Run the torture at ten times its size, the properties on many more examples, and the tests that take long."""
     tested_with = [each for some in TESTED_WITH.values() for each in some]
-    install(session, EVERYTHING, "pytest", "hypothesis", "s3fs", "moto[server]", *tested_with)
+    install(session, EVERYTHING, *PYTEST, "hypothesis", "s3fs", "moto[server]", *tested_with)
     script(session, "tests/torture/run.py", "--nightly")
     script(session, "tests/fuzz/parsers.py", "--runs", "1000000", "--seed", str(datetime.now(UTC).toordinal()))
-    session.run("pytest", "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
     session.notify("stores", posargs=["-m", ""])
     for folder in ("tests", *(f"packages/{name}/tests" for name in EVERYTHING)):
-        session.run("pytest", folder, "-m=nightly", *session.posargs)
+        session.run("pytest", *SIDE_BY_SIDE, folder, "-m=nightly", *session.posargs)
 
 
 # What they share

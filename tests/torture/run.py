@@ -112,14 +112,14 @@ FULL = Size(
     },
 )  # fmt: skip
 NIGHTLY = Size(
-    cap=100, sagas=400, fast_cap=400, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
+    cap=100, sagas=200, fast_cap=180, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
     every=True, heavy=1, slow=True, mutants=ALL, models=model.LARGE,
-    races={"sparse": 1, "thin": 100, "shuffles": 300, "states": 4}, rot={"parts": 16, "bits": 132},
-    deaths=1, refusals=1, requests=1, kills=2_500, crowd={"commits": 2_000, "kills": 1_000}, sequences=20_000,
+    races={"sparse": 1, "thin": 400, "shuffles": 100, "states": 4}, rot={"parts": 16, "bits": 132},
+    deaths=1, refusals=2, requests=1, kills=2_500, crowd={"commits": 2_000, "kills": 1_000}, sequences=20_000,
     floors={
         T1: 1_000_000, T1_FAST: 30_000, T1_TIGHT: 30_000, T1_REDONE: 15_000, T2: 27, T2_CODE: 24, T2_MODEL: 13,
-        T3: 850, T3_DEEDS: 500, T5_DEEDS: 11_000, T3_REPAIR: 500, T4: 2_500, T4_TRAIN: 2_500, T5: 6_000, T5_LIMIT: 800,
-        T7: 2_000_000, T8: 16_000, T9: 30_000, T9_MODEL: 3_000_000, T10: 600, T11: 200, T12: 150, T13: 50, T15: 20_000,
+        T3: 850, T3_DEEDS: 500, T5_DEEDS: 5_000, T3_REPAIR: 500, T4: 2_500, T4_TRAIN: 2_500, T5: 6_000, T5_LIMIT: 800,
+        T7: 2_000_000, T8: 16_000, T9: 13_000, T9_MODEL: 3_000_000, T10: 600, T11: 200, T12: 150, T13: 50, T15: 20_000,
     },
 )  # fmt: skip
 
