@@ -21,7 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWar
 BOTH = pytest.mark.parametrize("store", ["gs", "az"], indirect=True)
 
 
-@pytest.mark.usefixtures("store")
 @BOTH
 class TestStores(RemoteTests):
     @pytest.fixture

@@ -6,7 +6,6 @@ tests in `tests/remotes` break them.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,6 @@ class Breaking:
 
     def __init__(self, at: int = -1, kind: str = "", *, lasts: bool = False) -> None:
         self._at, self._kind, self._lasts = at, kind, lasts
-        self._numbers = itertools.count()
         self._late: list[Callable[[], object]] = []
         self._lock = threading.RLock()
         self._inside = False
@@ -46,7 +44,7 @@ class Breaking:
                 return self._request(name, do)
 
     def _request(self, name: str, do: Callable[[], Any]) -> Any:
-        number = next(self._numbers)
+        number = len(self.asked)
         self.asked.append(name)
         self._arrive()
         if number == self._at or (self._lasts and number > self._at >= 0):
