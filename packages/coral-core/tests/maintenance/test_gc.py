@@ -8,12 +8,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coral import Repository
+from coral import Repository, WeightTensor
+from coral._digest import fold, sha256
 from coral.delta import DeltaConfig
 from coral.errors import CommitInUse, CommitPruned, ConfigError, CorruptObject, MissingObject, StorageError
 from coral.filesystem import FileSystem, LocalFileSystem
@@ -21,7 +23,7 @@ from coral.maintenance import Collector
 from coral.maintenance._gc import Trash
 from coral.store import intent
 from coral.store._files import nonce, seal, tag_of
-from coral.store._pack import Entry, path_of, read_directory
+from coral.store._pack import Entry, PackWriter, path_of, read_directory
 
 Grow = Callable[..., list[str]]
 Restores = Callable[[dict[str, int]], None]
@@ -61,6 +63,26 @@ def test_a_deleted_branch(repo: Repository, grow: Grow, folder: Path, restores: 
     assert packs(folder) == before
     assert os.listdir(folder / "trash") == []
     restores({one: 1, two: 2})
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("counts", [(1, 30), (30, 1)], ids=["small first", "large first"])
+def test_equal_copies_in_two_packs(repo: Repository, folder: Path, seed: int, counts: tuple[int, int]) -> None:
+    """Who has looked before goes by the same copy as who comes new: neither leaves what the other could free."""
+    arrays = np.random.default_rng(seed).standard_normal((30, 300))
+
+    def fill(writer: PackWriter, count: int) -> None:
+        for tensor in map(WeightTensor, arrays[:count]):
+            data = tensor.bytes()
+            writer.add_tensor(tensor.id, tensor.dtype, tensor.shape, data, sha256(data), [fold(data)])
+
+    for count in counts:
+        with intent(repo.store.fs, "commit", []) as operation:
+            repo.store.write_pack(partial(fill, count=count), operation)
+        repo.stats()
+    repo.commit({str(number): array for number, array in enumerate(arrays)})
+    assert repo.gc().packs_removed == 1
+    assert Repository(folder).stats().reclaimable_bytes == 0
 
 
 def test_commits_that_another_branch_leads_to_stay(repo: Repository, grow: Grow, restores: Restores) -> None:

@@ -123,10 +123,10 @@ class Collector:
 
     @_locked
     def reclaimable(self) -> int:
-        """Bytes that a collection would free."""
+        """Bytes that a collection would free, but for rounding: what a pack's directory takes it takes by the entry."""
         marks, settled = self.survey()
         plan = self._plan(marks, settled, 0.0)
-        moved = sum(copy.size for held in plan.moved.values() for _, copy in held)
+        moved = sum(self.inventory.part(pack, [copy for _, copy in held]) for pack, held in plan.moved.items())
         return sum(map(self.inventory.size, plan.condemned)) - moved
 
     def _look(self) -> tuple[Marks, dict[str, Copy], list[str]]:

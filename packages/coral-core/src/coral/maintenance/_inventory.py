@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +44,8 @@ class Inventory:
         self._packs: dict[str, _Pack] = {}
         self._ids: dict[str, str] = {}
         self.copies: dict[str, list[Copy]] = {}
+        """Of each object, the smallest first, and of equal ones that in the largest pack: whoever looks, and whenever,
+        goes by the same."""
 
     def refresh(self) -> None:
         """Take in what has come, and drop what has gone. A pack that cannot be read counts for nothing."""
@@ -57,14 +60,17 @@ class Inventory:
                 self._take(directory, self._store.fs.stat(path_of(name)).size)
 
     def _take(self, directory: Directory, size: int) -> None:
-        copies = []
+        copies: list[tuple[str, Copy]] = []
+        self._packs[directory.name] = _Pack(size, bool(directory.flags & UNSYNCED), copies)
         for number, row in enumerate(directory.rows.tolist()):
             id = self._ids.setdefault(directory.ids[number], directory.ids[number])
             base = None if row[1] == bytes(32) else row[1].hex()
             copy = Copy(directory.name, number, row[3], base and self._ids.setdefault(base, base), row[8], row[9])
             copies.append((id, copy))
-            self.copies.setdefault(id, []).append(copy)
-        self._packs[directory.name] = _Pack(size, bool(directory.flags & UNSYNCED), copies)
+            insort(self.copies.setdefault(id, []), copy, key=self._order)
+
+    def _order(self, copy: Copy) -> tuple[int, int, str, int]:
+        return copy.size, -self._packs[copy.pack].size, copy.pack, copy.number
 
     def refuse(self, id: str, copy: Copy) -> None:
         """Go by that copy no more, as long as its pack is there: it is not what it should be."""
@@ -83,6 +89,12 @@ class Inventory:
     def size(self, pack: str) -> int:
         """Bytes of a pack's file."""
         return self._packs[pack].size
+
+    def part(self, pack: str, copies: Sequence[Copy]) -> int:
+        """Bytes that some of a pack's copies take of it."""
+        there = self._packs[pack]
+        around = there.size - sum(copy.size for _, copy in there.copies)
+        return sum(copy.size for copy in copies) + around * len(copies) // len(there.copies)
 
     def unsynced(self, pack: str) -> bool:
         """Whether a pack was written without a sync."""
@@ -107,14 +119,15 @@ def settle(inventory: Inventory, ids: Iterable[str], whole: Set[str]) -> tuple[d
             return settled[id][1]
         if id in path or len(path) > MAX_DEPTH:
             return None
-        for copy in sorted(inventory.copies.get(id, ()), key=lambda c: (id in whole and c.codec != RAW, c.size)):
+        copies = inventory.copies.get(id, [])
+        for copy in sorted(copies, key=lambda copy: copy.codec != RAW) if id in whole else copies:
             under = -1 if copy.base is None else find(copy.base, (*path, id))
             if under is not None and under < MAX_DEPTH:
                 settled[id] = copy, under + 1
                 return under + 1
         return None
 
-    lost = [id for id in ids if find(id, ()) is None]
+    lost = [id for id in sorted(ids) if find(id, ()) is None]
     return {id: copy for id, (copy, _) in settled.items()}, lost
 
 
