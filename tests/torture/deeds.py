@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,12 @@ def attempt(folder: Path, deed: Deed, around: Callable[[Call], Any] = lambda cal
             return
 
 
+def tried(folder: Path, deed: Deed, known: Known, work: Callable[[], object]) -> str:
+    """What is wrong once a process of its own has done that work, an attempt, without dying; "" if nothing."""
+    status, result = in_child(work)
+    return str(result) if status else judged(folder, deed, known)
+
+
 def judged(folder: Path, deed: Deed, known: Known) -> str:
     """What is wrong afterwards; "" if nothing."""
     said = [json.loads(line) for line in _said(folder / "said")]
@@ -306,7 +313,7 @@ def run_death(deed: Deed, *, thin: int = 1, seed: int = 0) -> Tally:
                     call.do()
                 os._exit(DIED)
 
-            status, result = in_child(lambda here=here, around=around: attempt(here, deed, around))  # type: ignore[misc]
+            status, result = in_child(partial(attempt, here, deed, around))
             tally.cases += status == DIED  # with several requests under way their order is not always the same
             problem = "" if status in (0, DIED) else f"it ended otherwise: {status}, {result}"
             if problem := problem or judged(here, deed, known):
@@ -322,9 +329,8 @@ def run_errors(deed: Deed, *, thin: int = 1, seed: int = 0) -> Tally:
         cases = [(at, error, lasts) for at in range(len(kinds)) for error in ERRORS for lasts in (False, True)]
         for at, error, lasts in cases[seed % thin :: thin]:
             here, fault = again(folder), Faulty(at, error, lasts=lasts)
-            status, result = in_child(lambda here=here, fault=fault: attempt(here, deed, fault))  # type: ignore[misc]
             tally.cases += 1
-            if problem := str(result) if status else judged(here, deed, known):
+            if problem := tried(here, deed, known, partial(attempt, here, deed, fault)):
                 often = " and all after" if lasts else ""
                 tally.violations.append(f"{deed.name}: {error} at op {at} ({kinds[at]}){often}: {problem}")
     tally.seconds = time.perf_counter() - began

@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,6 +118,20 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Where something is found, keep the files as they were and as they are: no seed brings that moment again."""
+    with _folder() as before:
+        shutil.copytree(folder, before, dirs_exist_ok=True)
+        try:
+            yield
+        except Violation as violation:
+            kept = Path(tempfile.mkdtemp(prefix="coral-killed-"))
+            shutil.copytree(before, kept / "before")
+            shutil.copytree(folder, kept / "after")
+            raise Violation(f"{violation} (its files before and after the check: {kept})") from violation
+
+
 def _steps(rng: random.Random, first: int) -> Iterator[Step]:
     """What a process does one after the other; it is killed long before the end."""
     tagged = True  # perhaps, by the one before
@@ -146,7 +161,7 @@ def run(*, kills: int, seed: int = 0, stop: int = 3) -> Tally:
                 number, tally.cases = rng.choice(SIGNALS), tally.cases + 1
                 steps = [step for step in _steps(rng, tally.cases * 1000) if _possible(step, world)]
                 try:
-                    world = _one(fs, world, steps, number, rng.expovariate(1 / 0.02))
+                    world = _one(folder, world, steps, number, rng.expovariate(1 / 0.02))
                 except Violation as violation:
                     tally.violations.append(f"kill {tally.cases} by {number.name}, seed {seed}: {violation}")
                     break
@@ -159,8 +174,9 @@ def _possible(step: Step, world: World) -> bool:
     return not isinstance(step, Prune) or not world.pruned
 
 
-def _one(fs: LocalFileSystem, world: World, steps: list[Step], number: int, after: float) -> World:
+def _one(folder: Path, world: World, steps: list[Step], number: int, after: float) -> World:
     """The world once somebody has been killed, and what was under way is done again."""
+    fs = LocalFileSystem(folder)
 
     def work(say: Say) -> None:
         pruned = False
@@ -182,9 +198,10 @@ def _one(fs: LocalFileSystem, world: World, steps: list[Step], number: int, afte
         while next(left) != step:
             pass
     following = next(step for step in left if not (isinstance(step, Prune) and world.pruned))
-    failed, result = in_child(lambda: check(fs, world, following))
-    if failed:
-        raise Violation(str(result))
+    with _kept(folder):
+        failed, result = in_child(lambda: check(fs, world, following))
+        if failed:
+            raise Violation(str(result))
     return result  # type: ignore[no-any-return]
 
 
@@ -229,13 +246,20 @@ def run_training(*, kills: int, seed: int = 0, stop: int = 3) -> Tally:
                 want = {signal.SIGKILL: -9, signal.SIGTERM: 0, signal.SIGINT: STOPPED}[number]
                 problem = "" if status == want else f"exit status {status}, not {want}: {said[-1:]}"
                 saved |= {step: commit for step, commit in said if isinstance(commit, str)}  # type: ignore[misc]
-                failed, found = in_child(lambda folder=folder, saved=saved: judge(folder, saved))  # type: ignore[misc]
-                if problem or failed or found:
-                    what = problem or found
-                    tally.violations.append(f"training, kill {tally.cases} by {number.name}, seed {seed}: {what}")
+                try:
+                    _judge(folder, saved, problem)
+                except Violation as violation:
+                    tally.violations.append(f"training, kill {tally.cases} by {number.name}, seed {seed}: {violation}")
                     break
     tally.seconds = time.perf_counter() - began
     return tally
+
+
+def _judge(folder: Path, saved: dict[int, str], problem: str) -> None:
+    with _kept(folder):
+        failed, found = in_child(lambda: judge(folder, saved))
+        if problem or failed or found:
+            raise Violation(problem or found)
 
 
 def judge(folder: Path, saved: dict[int, str]) -> str:

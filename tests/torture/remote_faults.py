@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from deeds import DEEDS, Deed, again, attempt, base, judged
+from deeds import DEEDS, Deed, again, attempt, base, tried
 from power_loss import Tally
 from process_death import in_child
 
@@ -130,9 +131,8 @@ def run(deed: Deed, *, kinds: Sequence[str] = KINDS, thin: int = 1, seed: int = 
         cases = [(at, kind, lasts) for at in range(len(asked)) for kind in kinds for lasts in (False, True)]
         for at, kind, lasts in cases[seed % thin :: thin]:
             here, broken = again(folder), Breaking(at, kind, lasts=lasts)
-            status, result = in_child(lambda here=here, broken=broken: _attempt(here, deed, broken))  # type: ignore[misc]
             tally.cases += 1
-            if problem := str(result) if status else judged(here, deed, known):
+            if problem := tried(here, deed, known, partial(_attempt, here, deed, broken)):
                 often = " and all after" if lasts else ""
                 tally.violations.append(f"{deed.name}: {kind} at request {at} ({asked[at]}){often}: {problem}")
     tally.seconds = time.perf_counter() - began
