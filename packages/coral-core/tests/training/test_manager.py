@@ -539,6 +539,57 @@ def test_a_run_that_had_stopped_early_says_so_when_it_is_resumed(repo, source):
         assert "early stopping" in manager.stop_reason
 
 
+def test_a_run_that_fails_again_and_again_keeps_what_came_before(repo, source, caplog):
+    options = config(save_every_n_epochs=1, keep_last_n_checkpoints=2)
+    with CheckpointManager(repo, options, source) as manager:
+        train(manager, source, 0, 6, epoch_steps=2)
+
+    def attempt(start):
+        with CheckpointManager(repo, options, source) as manager:
+            manager.restore()
+            train(manager, source, start, start + 1)
+            raise FloatingPointError
+
+    for start in (6, 7, 8):
+        with pytest.raises(FloatingPointError):
+            attempt(start)
+    assert steps(repo, pruned=False) == [4, 6, 8, 9]
+    said = [r for r in caplog.records if "resumed approximately" in r.message]
+    assert [r.levelname for r in said] == ["WARNING"] * 2  # the first one goes on from an epoch's end
+
+
+def test_whoever_only_looks_at_what_was_trained_holds_nothing(repo, source):
+    manager = CheckpointManager(repo, config(save_every_n_steps=1), source)
+    train(manager, source, 0, 3)
+    manager.close()
+    manager.restore("step:1")
+    assert repo.store.fs.list("intents") == []
+    repo.prune("step:2")
+    train(manager, source, 1, 2)  # on from there, after all
+    assert len(repo.store.fs.list("intents")) == 1
+    manager.close()
+    assert repo.store.fs.list("intents") == []
+
+
+def test_what_could_not_be_pruned_is_with_the_next(repo, source, monkeypatch):
+    real, refused = Repository.annotate, []
+
+    def annotate(self, ref, **options):
+        if options.get("pruned") and not refused:
+            refused.append(ref)
+            raise OSError(28, "pretended")
+        return real(self, ref, **options)
+
+    monkeypatch.setattr(Repository, "annotate", annotate)
+    manager = CheckpointManager(repo, config(save_every_n_steps=1, keep_last_n_checkpoints=2), source)
+    train(manager, source, 0, 3)
+    with pytest.raises(SaveFailedError, match="prune"):
+        manager.wait()
+    train(manager, source, 3, 5)
+    manager.close()
+    assert steps(repo, pruned=False) == [4, 5]
+
+
 def test_a_tag_that_fails_does_not_undo_the_save(repo, source, monkeypatch):
     monkeypatch.setattr(Repository, "tag", lambda *args, **options: (_ for _ in ()).throw(OSError(5, "pretended")))
     options = config(save_every_n_steps=1, save_on_best_metric="loss", keep_last_n_checkpoints=1)

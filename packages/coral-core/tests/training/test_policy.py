@@ -411,6 +411,34 @@ def test_of_two_epochs_that_end_at_one_step_either_keeps_it() -> None:
         assert run.keep(EpochEnd(3, 5)) == [save(3, "epoch"), Prune((2,))]
 
 
+def test_what_exceptions_alone_save_takes_no_place_among_the_last() -> None:
+    run = Run(save_every_n_epochs=1, keep_last_n_checkpoints=2)
+    for step in (1, 2, 3):
+        run.keep(EpochEnd(step, step - 1))
+    for step in (4, 5, 6):
+        run.keep(Interrupted(step, "exception", mid_step=step > 4))
+    assert run.kept == [2, 3, 6]
+    run.keep(EpochEnd(7, 3))
+    assert run.kept == [3, 7]
+
+
+@pytest.mark.parametrize("cause", get_args(Cause))
+def test_the_newest_that_no_interrupt_alone_has_made_is_kept(cause: Cause) -> None:
+    run = Run(save_every_n_epochs=1, keep_last_n_checkpoints=1)
+    for step in (1, 2):
+        run.keep(EpochEnd(step, step - 1))
+    for step in (3, 4, 5):
+        run.keep(Interrupted(step, cause, mid_step=True))
+    assert run.kept == [2, 5]
+
+
+def test_a_later_reason_gives_an_interrupt_its_place_among_the_last() -> None:
+    run = Run(save_every_n_epochs=1, keep_last_n_checkpoints=1)
+    run.keep(EpochEnd(1, 0))
+    assert run.keep(Interrupted(2, "preempted")) == [save(2, "preempted")]
+    assert run.emit(EpochEnd(2, 1)) == [note(2, "preempted", "epoch"), Prune((1,))]
+
+
 def test_the_resumed_from_is_kept() -> None:
     run = Run(save_every_n_steps=1, keep_last_n_checkpoints=1)
     run.keep(StepEnd(1))
@@ -502,6 +530,14 @@ def test_early_stopping_counts_the_evaluations_that_missed_the_goal_and_stops_on
     assert not patient.state.stopped
 
 
+@pytest.mark.parametrize(("patience", "stopped"), [(2, True), (3, False), (None, False)])
+def test_a_run_that_goes_on_with_more_patience_is_not_stopped(patience: int | None, stopped: bool) -> None:
+    run = Run(save_on_best_metric="val", early_stopping_patience=2)
+    assert stops(run, 3.0, 4.0, 5.0) == [3]
+    policy = CheckpointPolicy(replace(run.policy.config, early_stopping_patience=patience))
+    assert policy.resume(run.state.to_json(counters_only=True), []).stopped == stopped
+
+
 def test_early_stopping_says_why() -> None:
     run = Run(save_on_best_metric="val", early_stopping_patience=1)
     run.emit(val(1, 0.25))
@@ -540,6 +576,14 @@ def test_a_missing_metric_is_told_with_the_names_of_those_that_came() -> None:
 def test_an_evaluation_without_metrics_is_one_all_the_same() -> None:
     run = Run(save_on_best_metric="val_loss")
     run.emit(Evaluated(1))
+    assert run.policy.missing_metric(run.state) == ()
+
+
+def test_a_metric_that_has_not_come_at_the_end_is_missing() -> None:
+    run = Run(save_on_best_metric="val")
+    run.emit(StepEnd(1))
+    assert run.policy.missing_metric(run.state) is None
+    run.emit(TrainEnd(1))
     assert run.policy.missing_metric(run.state) == ()
 
 

@@ -26,13 +26,18 @@ class Lineage:
         self._held = ExitStack()  # the intent that keeps what it goes on from
 
     def resume(self, commit: str, commits: Mapping[int, str]) -> None:
-        """Be a new run that goes on from a commit, which cannot be pruned from now on, with these commits of steps."""
+        """Be a new run that goes on from a commit, with these commits of steps."""
         self._held.close()
-        with storage_errors(f"going on from {commit[:12]}"):
-            self._held.enter_context(intent(self._fs, "run", [commit]))
         self.run = os.urandom(8).hex()
         self.previous = self.resumed_from = commit
         self.commits = dict(commits)
+
+    def hold(self) -> None:
+        """Let what it goes on from be pruned by nobody from now on."""
+        if self.resumed_from is not None:
+            self._held.close()
+            with storage_errors(f"going on from {self.resumed_from[:12]}"):
+                self._held.enter_context(intent(self._fs, "run", [self.resumed_from]))
 
     def saved(self, step: int, commit: str) -> None:
         """A step has a commit."""

@@ -101,8 +101,10 @@ class CheckpointManager:
         self._queue = Queue(beside=self.config.async_save)
         self._failures = Failures()
         self._at = Progress()
+        self._unpruned: list[tuple[int, str]] = []  # what could not be marked as pruned, of the worker's
         self._warned = False
         self._interrupted = False
+        self._closed = False
 
     @property
     def run(self) -> str:
@@ -113,6 +115,7 @@ class CheckpointManager:
 
     def emit(self, *events: Event) -> None:
         """Take in what happened, and save what is due. All events of one call belong to the present moment."""
+        self._open()
         self._collect(wait=False)
         events = self._outside.join(self._in_full(events))
         self.stop_reason = self._outside.stop_reason(events) or self.stop_reason
@@ -143,6 +146,12 @@ class CheckpointManager:
         An adapter whose host can only end its loop before that event looks here.
         """
         return self._outside.ends
+
+    def _open(self) -> None:
+        """Train on after the end: what is gone on from is held again."""
+        if self._closed:
+            self._closed = False
+            self._lineage.hold()
 
     def _in_full(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """The events with what their sender left out: the beginning, and the time."""
@@ -251,7 +260,12 @@ class CheckpointManager:
             self._collect(wait=True)
 
     def _prune(self, commits: list[tuple[int, str]]) -> None:
-        self._upkeep.pruned(self._writer.prune(commits))
+        due, self._unpruned = [*self._unpruned, *commits], []
+        try:
+            self._upkeep.pruned(self._writer.prune(due))
+        except BaseException:
+            self._unpruned = due  # with what comes next
+            raise
 
     # -- what the worker reports ------------------------------------------------------------------------------------
 
@@ -322,13 +336,17 @@ class CheckpointManager:
         """Go on from a checkpoint as a new run, which keeps to the budgets of what it goes on from."""
         found, resumed = TrainingState.of(commit), rebuild(self.repo, self.policy, self.branch, commit)
         self._lineage.resume(commit.id, resumed.commits)
+        if not self._closed:  # whoever only looks at what has been trained leaves nothing open
+            self._lineage.hold()
         self.state = resumed.state
         self._at = Progress(found.step, found.epoch, found.epoch_complete) if found else Progress()
         self._at.begun = True
         self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
         self.state, _ = self.policy.advance(self.state, TrainBegin(self._at.step, resumed=True))
-        how = "exactly" if commit.exact else f"approximately ({found.why if found else 'no training state'})"
-        _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
+        level, how = logging.INFO, "exactly"
+        if not commit.exact:
+            level, how = logging.WARNING, f"approximately ({found.why if found else 'no training state'})"
+        _log.log(level, "%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
 
     @property
     def epoch_to_run(self) -> int:
@@ -373,6 +391,7 @@ class CheckpointManager:
             self._pushing.close(patience)
             self._lineage.close()
             self._outside.close()
+            self._closed = True
 
     def __enter__(self) -> Self:
         return self

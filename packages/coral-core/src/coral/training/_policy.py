@@ -24,10 +24,11 @@ from coral.training._events import (
     SaveFailed,
     Stop,
     TrainBegin,
+    TrainEnd,
 )
 from coral.training._now import because, entry_of, join_entries, observe, rejoin, score_of, was_judged
 from coral.training._policy_state import Best, Kept, Now, PolicyState
-from coral.training._retention import beats, best_among, has_budget, is_permanent, retain
+from coral.training._retention import beats, best_among, has_budget, is_permanent, retain, standing
 
 _MAX_SEEN = 64  # names of metrics to remember for a warning
 
@@ -63,7 +64,7 @@ class CheckpointPolicy:
         return entry_of(self.config, state.now)
 
     def missing_metric(self, state: PolicyState) -> tuple[str, ...] | None:
-        """The names of the metrics that came, if evaluations came and the monitored one never did; else None."""
+        """The names of the metrics that came, if evaluations, or the end, came and the monitored one never did."""
         return None if state.monitored else state.seen
 
     def resume(self, counters: object, kept: Iterable[Kept]) -> PolicyState:
@@ -95,7 +96,7 @@ class CheckpointPolicy:
             if has_budget(config)
             else (),
         )
-        return replace(state, stopped=state.stopped or self._out_of_patience(state))
+        return replace(state, stopped=self._out_of_patience(state))  # the patience may be another one than it was
 
     def _advance_one(self, state: PolicyState, event: Event) -> tuple[PolicyState, tuple[Action, ...]]:
         match event:
@@ -116,10 +117,11 @@ class CheckpointPolicy:
         now = observe(self.config, state.now, event)
         now = because(now, *self._due(state, now))
         asked = self._asked(state.now, now)
+        regrouped = standing(now.reasons) != standing(state.now.reasons)
         if isinstance(asked, Save):
             now = replace(now, status="asked")
         state = self._noticed(replace(state, now=now), event)
-        state, pruned = self._recorded(state, rerank=isinstance(event, EpochEnd | Evaluated))
+        state, pruned = self._recorded(state, rerank=regrouped or isinstance(event, EpochEnd | Evaluated))
         state, stop = self._stopping(state)
         return state, (*((asked,) if asked else ()), *pruned, *stop)
 
@@ -173,6 +175,8 @@ class CheckpointPolicy:
                 return replace(state, monitored=True, seen=None)
             case Evaluated() | EpochEnd() if event.metrics or isinstance(event, Evaluated):
                 return replace(state, seen=tuple(sorted({*(state.seen or ()), *state.now.judged})[:_MAX_SEEN]))
+            case TrainEnd():
+                return replace(state, seen=state.seen or ())
             case _:
                 return state
 

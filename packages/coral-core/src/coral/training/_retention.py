@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from typing import get_args
 
 from coral.training._config import CheckpointConfig
+from coral.training._events import Cause
 from coral.training._policy_state import Best, Kept
+
+_INTERRUPTS = frozenset(get_args(Cause))  # "requested" is also the reason of a save asked for by hand
 
 
 def cost(config: CheckpointConfig, score: float) -> float:
@@ -35,15 +39,26 @@ def is_permanent(config: CheckpointConfig, epoch: int | None) -> bool:
     return every > 0 and epoch is not None and (epoch + 1) % every == 0
 
 
+def standing(reasons: Set[str]) -> int:
+    """What a checkpoint is to the budget of the last: 0 of an exception alone, 1 of any interrupt alone, 2 sound."""
+    return 0 if reasons == {"exception"} else 1 if reasons <= _INTERRUPTS else 2
+
+
 def retain(
     config: CheckpointConfig, kept: tuple[Kept, ...], protected: Set[int]
 ) -> tuple[tuple[Kept, ...], tuple[int, ...]]:
     """Split the tracked checkpoints (lowest step first) into those to track on and the steps to prune.
 
+    The newest stays whatever the budgets say. What was saved for an exception alone takes no place among the last, and
+    the newest that no interrupt alone has made stays, too: a run that fails again and again, or is stopped within an
+    update, does not push out what it could go back to.
+
     A permanent checkpoint that no budget counts any more is in neither: later ones can only push it further down, so
     there is nothing left to decide about it.
     """
-    last = kept[-(config.keep_last_n_checkpoints or 1) :]  # the newest stays whatever the budgets say
+    regular = [entry for entry in kept if standing(entry.reasons) > 0]
+    sound = [entry for entry in kept if standing(entry.reasons) > 1]
+    last = (*regular[-(config.keep_last_n_checkpoints or 1) :], *sound[-1:], *kept[-1:])
     best = [entry for _, entry in _ranked(config, kept)][: config.keep_best_n_checkpoints or 0]
     wanted = {entry.step for entry in (*last, *best)} | protected
     return (
