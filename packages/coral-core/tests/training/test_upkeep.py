@@ -110,6 +110,20 @@ def test_a_process_repacks_what_lies_behind(
         assert repo.load(f"step:{step}")["w"].data.tobytes() == source.past[step]
 
 
+def test_a_process_may_say_as_much_as_it_likes(
+    begin: Callable[..., CheckpointManager], stand_in: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in("head -c 300000 /dev/zero | tr '\\0' x >&2\necho the end >&2\nexit 3")
+    source = Walk()
+    manager = begin(source)
+    train(manager, source, 1, 2)
+    assert process_of(manager).wait(timeout=60) == 3  # it would wait for a reader if it wrote into a pipe
+    train(manager, source, 3)
+    assert "repacking in the background failed (3)" in caplog.text
+    assert caplog.text.count("x") < 2000
+    assert "the end" in caplog.text
+
+
 def test_it_can_be_turned_off(repo: Repository, begin: Callable[..., CheckpointManager]) -> None:
     source = Walk()
     manager = begin(source, background_repack=False)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 
-from coral._process import start_coral
+from coral._process import CoralProcess
 from coral.errors import CoralError
 from coral.filesystem import LocalFileSystem
 from coral.remotes import DuePush, add_due, dues, is_url
@@ -25,7 +25,7 @@ class Pushing:
         self._repo = repo
         self._push = None if remote is None else DuePush.checked(remote, branch, prune=prune)
         self._spawns = isinstance(repo.store.fs, LocalFileSystem)
-        self._process: subprocess.Popen[str] | None = None
+        self._process: CoralProcess | None = None
         self._saved = False  # anything, in this run
         self._noted: float | None = None  # when what the process found due of this run was noted
         self._failures = 0
@@ -107,7 +107,7 @@ class Pushing:
             self._push_here()
             return
         try:
-            self._process = start_coral("push", "--due", str(self._repo.path))
+            self._process = CoralProcess("push", "--due", str(self._repo.path))
         except (OSError, ValueError) as error:
             self._spawns = False
             _log.info("%s: no process can be had to push in the background: %s", self._repo.path, error)
@@ -126,12 +126,12 @@ class Pushing:
         if process is None or (not wait and process.poll() is None):
             return
         try:
-            out, err = process.communicate(timeout=None if until is None else max(until - time.monotonic(), 0.0))
+            process.wait(timeout=None if until is None else max(until - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
             _log.warning("%s: a push takes longer than the run that ends can wait, and goes on", self._repo.path)
             return
         self._process = None
-        self._ended(process.returncode == 0, (out + err).strip()[-1000:])
+        self._ended(process.returncode == 0, "\n".join(filter(None, process.said()))[-1000:])
 
     def _ended(self, succeeded: bool, said: str) -> None:
         if not succeeded and self._push is not None and (self._noted is None or self._noted != self._when_noted()):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from coral._process import start_coral
+from coral._process import CoralProcess
 from coral.errors import CoralError
 from coral.filesystem import LocalFileSystem
 from coral.repository import Repository
@@ -29,7 +29,7 @@ class Upkeep:
         self._repo = repo
         self._on = background
         self._spawns = isinstance(repo.store.fs, LocalFileSystem)
-        self._process: subprocess.Popen[str] | None = None
+        self._process: CoralProcess | None = None
         self._pruned = 0  # bytes that were not freed yet
         self._waiting: list[int] = []  # bytes of each save that no repack has seen to yet
         self._begun = 0  # how many of these the process that is running will see to
@@ -72,7 +72,7 @@ class Upkeep:
 
     def _start(self) -> None:
         try:
-            self._process = start_coral("repack", "--auto", str(self._repo.path))
+            self._process = CoralProcess("repack", "--auto", str(self._repo.path))
         except (OSError, ValueError) as error:
             self._spawns = False
             _log.info("%s: no process can be had to repack in the background: %s", self._repo.path, error)
@@ -84,17 +84,17 @@ class Upkeep:
         if process is None or process.poll() is None:
             return
         self._process = None
-        out, err = process.communicate()
+        out, err = process.said()
         if process.returncode == 0:
             del self._waiting[: self._begun]
-            _log.info("%s: repacked in the background: %s", self._repo.path, out.strip()[-500:])
+            _log.info("%s: repacked in the background: %s", self._repo.path, out[-500:])
         else:
             self._spawns = False
             _log.warning(
                 "%s: repacking in the background failed (%s): %s",
                 self._repo.path,
                 process.returncode,
-                err.strip()[-500:] or "it said nothing",
+                err[-500:] or "it said nothing",
             )
 
     def _repack_here(self) -> None:
@@ -112,14 +112,14 @@ class Upkeep:
         self._left = True
         _terminate(process)
         try:
-            process.communicate(timeout=_PATIENCE)
+            process.wait(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=_PATIENCE)
+                process.wait(timeout=_PATIENCE)
 
 
-def _terminate(process: subprocess.Popen[str]) -> None:
+def _terminate(process: CoralProcess) -> None:
     if sys.platform == "win32":
         process.terminate()
         return
