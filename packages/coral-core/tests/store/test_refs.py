@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from coral import Repository
 from coral.errors import Conflict, CorruptObject, LimitExceeded, UnsafeInput
 from coral.filesystem import LocalFileSystem
 from coral.store import _refs
@@ -226,6 +228,26 @@ def test_a_ref_folder_that_is_a_file(fs: LocalFileSystem, folder: Path) -> None:
     (folder / "refs/heads/thumbs").write_bytes(b"junk")
     values = [read(fs, folder_of("heads", name)) for name in names(fs, "heads")]
     assert [entry.value for entry in values if entry] == [A]
+
+
+@pytest.mark.parametrize("name", ["9999999999", "0000000001-9999999999.log", "0000000009-0000000002.log"])
+def test_a_number_that_no_writer_can_have_come_to(tmp_path: Path, name: str) -> None:
+    repo = Repository(tmp_path / "repo", init=True)
+    for number in range(3):
+        repo.commit({"w": np.full(3, number)}, str(number))
+    (tmp_path / "repo/refs/heads/main" / name).write_text("garbage")
+    assert _refs.listing(repo.store.fs, MAIN) == ({1, 2, 3}, [])
+    assert _refs.missing(repo.store.fs, MAIN) == []
+    assert repo.fsck(repair=True).problems == []
+    again = Repository(tmp_path / "repo")
+    assert again.commit({"w": np.full(3, 9)}, "new") == again.resolve("main")
+
+
+def test_what_is_missing_is_told_without_counting_up_to_it(fs: LocalFileSystem, folder: Path) -> None:
+    (folder / MAIN).mkdir(parents=True)
+    for seq in (3, 900_000):
+        (folder / MAIN / f"{seq:010d}").write_text("garbage")
+    assert _refs.missing(fs, MAIN) == [1, 2, *range(4, 102)]
 
 
 def test_numbers_have_room() -> None:

@@ -603,6 +603,14 @@ def test_a_tag_that_fails_does_not_undo_the_save(repo, source, monkeypatch):
     assert [c.step for c in repo.chain()] == [3, 2, 1]
 
 
+@pytest.mark.parametrize("name", ["E" * 90, "x" * 400, "E" * 400, "实验 1", "опыт"])
+def test_the_best_of_any_experiment_has_a_tag_of_its_own(repo, source, name):
+    for experiment in (name, name + name[-1]):
+        with CheckpointManager(repo, config(save_on_best_metric="loss"), source, experiment=experiment) as manager:
+            manager.emit(StepEnd(1), Evaluated(1, {"loss": 1.0}))
+    assert len(set(repo.tags().values())) == len(repo.tags()) == 2
+
+
 def test_a_best_tag_made_by_hand_is_not_taken_away(repo, source, caplog):
     mine = repo.commit({"w": np.zeros(1)}, "mine")
     repo.tag("best/x", mine)

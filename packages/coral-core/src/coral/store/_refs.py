@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from coral import _json
@@ -30,6 +31,7 @@ FOLD = 1024
 _KEEP = 64  # the newest entries stay files of their own
 
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")
+_GAP = 1 << 20  # numbers that may be missing in a row
 _ENTRY = re.compile(r"[0-9]{10}")
 _SEGMENT = re.compile(r"([0-9]{10})-([0-9]{10})\.log")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
@@ -198,8 +200,12 @@ def missing(fs: FileSystem, folder: str) -> list[int]:
     files, segments = listing(fs, folder)
     if not files:  # only what was folded is there: the newest entries are never folded
         return [segments[-1][1] + 1] if segments else []
-    there = files.union(*(range(first, last + 1) for first, last in segments))
-    return sorted(set(range(1, max(files))) - there)[:100]
+    gaps: list[int] = []
+    following = 1
+    for first, last in sorted([*segments, *((seq, seq) for seq in files)]):
+        gaps += range(following, min(first, following + 100))
+        following = max(following, last + 1)
+    return gaps[:100]
 
 
 def append(
@@ -282,12 +288,21 @@ def _fold(fs: FileSystem, folder: str, files: set[int], folded: int) -> None:
 
 
 def listing(fs: FileSystem, folder: str) -> tuple[set[int], list[tuple[int, int]]]:
+    """The numbers of a log's entries, and the first and last of its segments, sorted.
+
+    Files whose names are numbers that no writer can have come to are no part of it.
+    """
     files, segments = set(), []
     for name in fs.list(folder):
         if _ENTRY.fullmatch(name):
             files.add(int(name))
-        elif match := _SEGMENT.fullmatch(name):
+        elif (match := _SEGMENT.fullmatch(name)) and 0 <= int(match[2]) - int(match[1]) < FOLD:
             segments.append((int(match[1]), int(match[2])))
+    if files and max(files) - min(files) > _GAP:
+        for lower, upper in pairwise(sorted({*files, *(last for _, last in segments)})):
+            if upper - lower > _GAP:
+                files = {seq for seq in files if seq <= lower}
+                break
     return files, sorted(segments)
 
 

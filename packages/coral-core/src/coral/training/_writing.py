@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import time
@@ -17,6 +18,16 @@ from coral.training._record import TrainingState
 from coral.training._source import Snapshot
 
 _log = logging.getLogger("coral")
+
+
+def best_tag(experiment: str) -> str:
+    """The tag on an experiment's best; with a hash where a tag cannot hold what tells its name from others."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", experiment).strip("-") or "default"
+    whole = re.sub(r"[A-Z]", "%..", name)  # as a file's name has it
+    if experiment.isascii() and len(name) <= 150 and len(whole) <= 240:
+        return f"best/{name}"
+    known = hashlib.sha256(experiment.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"best/{name[:70]}-{known}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +70,8 @@ class RunWriter:
     def tag_best(self, commit: str, run: str) -> None:
         """Move the experiment's best tag to a commit; one that was made by hand is left where it is."""
         if self.config.tag_best_checkpoints:
-            name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.experiment).strip("-") or "default"
             try:
-                self.repo.tag(f"best/{name[:150]}", commit, force=True, run=run)
+                self.repo.tag(best_tag(self.experiment), commit, force=True, run=run)
             except RefExists as error:
                 _log.warning("%s: the best checkpoint, %s, is not tagged: %s", self.experiment, commit[:12], error)
 
