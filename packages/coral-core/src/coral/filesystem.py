@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from coral._digest import Bytes
-from coral.errors import CorruptObject
+from coral.errors import ConfigError, CorruptObject
 
 __all__ = ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"]
 
@@ -165,6 +165,8 @@ class LocalFileSystem:
     """A folder on this machine (or mounted on it)."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        if not os.fspath(root):  # an environment variable that is not set, say
+            raise ConfigError("the path of the repository is empty; the current folder is '.'")
         self.root = str(Path(root).expanduser().absolute())
 
     def _at(self, path: str) -> str:

@@ -246,6 +246,8 @@ CASES: dict[str, Case] = {
     ),
     "format of a newer coral": (put("format", seal(b'{"format":9}'), load), NewerFormat, "Upgrade"),
     "no repository": (lambda r, f: Repository(f.parent), NotARepository, "init=True"),
+    "path that is empty": (lambda r, f: Repository("", init=True), ConfigError, "is empty"),
+    "clone to a path that is empty": (lambda r, f: Repository.clone(f, ""), ConfigError, "is empty"),
     "path with a NUL": (lambda r, f: Repository("a\0b"), UnsafeInput, "NUL"),
     "path that turns writing": (lambda r, f: Repository(f / RLO), NotARepository, "\\u202e"),
     "path that clears the screen": (lambda r, f: Repository(f / ESC), NotARepository, "\\x1b[2J"),
