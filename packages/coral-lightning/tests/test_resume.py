@@ -237,3 +237,33 @@ def test_several_loaders_are_taken_together(lab: SimpleNamespace, path: Path) ->
     fit(lab.trainer(saves(save_every_n_steps=1), max_steps=5))
     assert Repository(path).show("step:4").exact
     assert fit(lab.trainer(saves()), f"coral://{path}@step:4") == expected
+
+
+class Transposed(torch.nn.Module):
+    """Version 1 of it kept its weight transposed."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 4))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        if (local_metadata.get("version") or 1) < 2:
+            state[prefix + "weight"] = state[prefix + "weight"].t().contiguous()
+        super()._load_from_state_dict(state, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("link", [True, False], ids=["link", "file"])
+def test_modules_are_told_of_which_versions_the_weights_are(lab: SimpleNamespace, path: Path, link: bool) -> None:
+    class Net(lab.Net):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.versioned = torch.nn.Sequential(Transposed())
+
+    first, second = Net(), Net()
+    saves = CoralCallback(path, include_optimizer=True, durability="fast")
+    lab.trainer(saves).fit(first, *lab.loaders())
+    ref = f"coral://{path}@last" if link else saves.resume_path("last")
+    lab.trainer(saves).fit(second, *lab.loaders(), ckpt_path=ref)
+    assert lab.plain(second.state_dict()) == lab.plain(first.state_dict())

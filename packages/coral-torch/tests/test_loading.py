@@ -9,7 +9,8 @@ from torch import nn
 
 from coral.errors import ConfigError, UnsupportedValue, WeightsMismatch
 from coral.integrations.pytorch import PyTorchIntegration as Pt
-from coral.integrations.pytorch import load_into_model
+from coral.integrations.pytorch import load_from_repo, load_into_model, save_model_to_coral, stream_load_model
+from coral.integrations.pytorch._loading import load_weights
 
 
 class Everything(nn.Module):
@@ -181,3 +182,73 @@ def test_two_weights_under_one_name_are_refused_even_if_not_strict():
     with pytest.raises(ConfigError, match="a and b as weight"):
         load_into_model(model, {"a": torch.ones(2, 2), "b": torch.zeros(2, 2)}, False, [("[ab]", "weight")])
     assert torch.equal(model.weight, before)
+
+
+class Transposed(nn.Module):
+    """Version 1 of it kept its weight transposed."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+        self.inner = nn.Linear(2, 2)
+
+    def _load_from_state_dict(self, state, prefix, local_metadata, *rest):
+        if (local_metadata.get("version") or 1) < 2:
+            state[prefix + "weight"] = state[prefix + "weight"].t().contiguous()
+        super()._load_from_state_dict(state, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_weights_are_of_the_version_that_the_module_is(meta, stream, repo):
+    wanted = nn.Sequential(Transposed())
+    model = on_meta(lambda: nn.Sequential(Transposed())) if meta else nn.Sequential(Transposed())
+    save_model_to_coral(wanted, repo, "saved")
+    if stream:
+        stream_load_model(model, repo)
+    else:
+        load_from_repo(model, repo)
+    assert same(model, wanted)
+
+
+def test_weights_of_a_known_older_version_are_migrated():
+    wanted = nn.Sequential(Transposed())
+    model = nn.Sequential(Transposed())
+    load_weights(model, Pt.model_to_weights(wanted), versions={})
+    assert torch.equal(model[0].weight, wanted[0].weight.t())
+    assert torch.equal(model[0].inner.weight, wanted[0].inner.weight)
+
+
+class Dropping(nn.Linear):
+    """A module that does not take its bias."""
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        state.pop(prefix + "bias", None)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.filterwarnings("ignore:still on the meta device")
+def test_what_a_hook_drops_is_not_loaded(meta, stream, repo):
+    def make():
+        return nn.Sequential(Dropping(2, 2))
+
+    save_model_to_coral(make(), repo, "saved")
+    load = stream_load_model if stream else load_from_repo
+    with pytest.raises(WeightsMismatch, match=r"0\.bias: the model has a hook that dropped it"):
+        load(on_meta(make) if meta else make(), repo)
+    report = load(on_meta(make) if meta else make(), repo, strict=False)
+    assert (report["loaded"], report["missing"], report["matched"]) == (["0.weight"], ["0.bias"], 1)
+
+
+def test_a_module_with_a_load_state_dict_of_its_own_is_loaded_by_it():
+    class Own(nn.Linear):
+        def load_state_dict(self, state, strict=True):
+            super().load_state_dict(state, strict=strict)
+
+    model, wanted = Own(2, 2), filled(Own(2, 2))
+    assert load_into_model(model, Pt.model_to_weights(wanted))["matched"] == 2
+    assert same(model, wanted)

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.optim import lr_scheduler as lrs
 
 from coral import Repository
@@ -289,3 +290,34 @@ def test_resuming_in_another_process_is_exact(tmp_path):
     assert whole["optimizer"]["state"][0]["exp_avg"].id == parts["optimizer"]["state"][0]["exp_avg"].id
     assert whole["random"]["torch"].id == parts["random"]["torch"].id
     assert whole["scheduler"] == parts["scheduler"]
+
+
+def test_weights_of_an_older_version_of_a_module_are_migrated(repo):
+    class Old(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 3))
+            self.norm = nn.BatchNorm1d(2)
+
+    class New(Old):
+        """It keeps its weight transposed."""
+
+        _version = 2
+
+        def _load_from_state_dict(self, state, prefix, local_metadata, *rest):
+            if (local_metadata.get("version") or 1) < 2:
+                state[prefix + "weight"] = state[prefix + "weight"].t().contiguous()
+            super()._load_from_state_dict(state, prefix, local_metadata, *rest)
+
+    def saved(model):
+        with CoralTrainer(model, repo, checkpoint_config=EVERY_EPOCH) as trainer:
+            trainer.step(1.0)
+            trainer.epoch_end(0)
+        return model.weight
+
+    for kind in Old, New:
+        weight = saved(kind())
+        model = New()
+        assert CoralTrainer(model, repo, checkpoint_config=EVERY_EPOCH).load_checkpoint()
+        assert torch.equal(model.weight, weight.t() if kind is Old else weight)
+    assert repo.load_state()["versions"] == {"": 2, "norm": 2}

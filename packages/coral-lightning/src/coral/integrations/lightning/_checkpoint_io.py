@@ -10,7 +10,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from coral import Repository
-from coral.integrations.lightning._checkpoints import OURS, encoded, origin_of, read
+from coral.integrations.lightning._checkpoints import OURS, encoded, origin_of, read, versions
 from coral.integrations.lightning._hosts import CheckpointIO
 from coral.integrations.lightning._links import is_link, parse
 from coral.integrations.pytorch._state import decode, encode, keep_all, viewed
@@ -51,6 +51,7 @@ class CoralCheckpointIO(CheckpointIO):
             state={
                 "lightning": loop,
                 "extra": encode(extra, "extra state", viewed),
+                "versions": versions(checkpoint["state_dict"], viewed),
                 "within_epoch": _within_epoch(checkpoint),
             },
             training={

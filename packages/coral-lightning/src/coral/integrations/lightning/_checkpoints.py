@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from coral import Repository, WeightTensor
 from coral.errors import UnsupportedValue
+from coral.integrations.pytorch._modules import versions_of
 from coral.integrations.pytorch._state import Keep, decode, encode
 from coral.integrations.pytorch._tensors import from_weight, to_weight
 from coral.state import flatten, unflatten
 
-__all__ = ["OURS", "Origin", "dump", "dump_alone", "dump_weights", "encoded", "origin_of", "plain", "read"]
+__all__ = ["OURS", "Origin", "dump", "dump_alone", "dump_weights", "encoded", "origin_of", "plain", "read", "versions"]
 
 OURS = "coral"
 """The key that a checkpoint read from a repository has beside Lightning's own."""
@@ -112,6 +114,20 @@ def _checked(value: Any, path: str, keep: Keep) -> Any:
     return made
 
 
+def versions(state_dict: Mapping[str, Any], keep: Keep) -> Any:
+    """The versions of the modules that a state_dict was taken from, by which they tell what they have to migrate."""
+    return encode(versions_of(getattr(state_dict, "_metadata", {})), "versions", keep)
+
+
+def _of_versions(state_dict: Mapping[str, Any], saved: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """The state_dict as one that says of which versions it is."""
+    found: OrderedDict[str, Any] = OrderedDict(state_dict)
+    parts = [name.split(".") for name in found]
+    paths = {".".join(each[:length]) for each in parts for length in range(len(each))}
+    found._metadata = {path: {"version": saved.get(path, 1)} for path in sorted(paths)}  # type: ignore[attr-defined]
+    return found
+
+
 class Origin(NamedTuple):
     """Where a checkpoint was read from, and what each process has for itself: `random`, `generators` and `loaders`."""
 
@@ -154,8 +170,10 @@ def read(repo: Repository, ref: str) -> dict[str, Any]:
         "pytorch-lightning_version": _VERSION,
         "callbacks": {},
     }
-    tensors = {name: from_weight(weights[name]) for name in weights}
-    return {**base, **loop, "state_dict": {**tensors, **decode(found.get("extra", {}))}, OURS: _pack(origin._asdict())}
+    state_dict = {name: from_weight(weights[name]) for name in weights} | decode(found.get("extra", {}))
+    if "versions" in found:
+        state_dict = _of_versions(state_dict, decode(found["versions"]))
+    return {**base, **loop, "state_dict": state_dict, OURS: _pack(origin._asdict())}
 
 
 def origin_of(checkpoint: Mapping[str, Any]) -> Origin | None:
@@ -171,6 +189,10 @@ def plain(value: Any) -> Any:
             return value.item()
         case np.ndarray():
             return from_weight(WeightTensor(value)).clone()
+        case OrderedDict():  # a state_dict has attributes that count
+            made = OrderedDict((key, plain(child)) for key, child in value.items())
+            vars(made).update(plain(vars(value)))
+            return made
         case dict():
             return {key: plain(child) for key, child in value.items()}
         case list():

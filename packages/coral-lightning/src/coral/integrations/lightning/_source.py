@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from coral.errors import UnsupportedValue
-from coral.integrations.lightning._checkpoints import dump, dump_alone, dump_weights, encoded
+from coral.integrations.lightning._checkpoints import dump, dump_alone, dump_weights, encoded, versions
 from coral.integrations.lightning._position import Position, position, settled
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._modules import is_sharded
@@ -72,7 +72,11 @@ class TrainerSource:
         for name, tensor in tensors.items():
             check(tensor, name)
         weights, tied = keep_all(tensors, keep)
-        state: dict[str, Any] = {"extra": encode(extra, "extra state", keep), "tied": tied}
+        state: dict[str, Any] = {
+            "extra": encode(extra, "extra state", keep),
+            "tied": tied,
+            "versions": versions(dumped["state_dict"], keep),
+        }
         why = self._why_inexact()
         if self._complete:
             whole, left = self._whole(dumped, given, keep)

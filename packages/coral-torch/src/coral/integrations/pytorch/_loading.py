@@ -7,6 +7,7 @@ reshaped or broadcast to make it fit, and nothing is touched unless all of it fi
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coral import WeightTensor
-from coral.errors import UnsupportedValue
+from coral.errors import UnsupportedValue, WeightsMismatch
 from coral.integrations.pytorch._expanded import load_expanded, shared_dims
 from coral.integrations.pytorch._fitting import Fit, LoadReport, fit, is_extra, refuse
 from coral.integrations.pytorch._matching import KeyMap, match_names
@@ -44,6 +45,7 @@ class Target(NamedTuple):
     module: nn.Module
     live: Parts
     fit: Fit
+    strict: bool
 
     def empty(self, name: str) -> bool:
         """Whether it is a parameter or buffer on the meta device, which has no memory to copy into."""
@@ -83,6 +85,7 @@ def load_weights(
     weights: Mapping[str, WeightTensor],
     *,
     extra: Mapping[str, Any] | None = None,
+    versions: Mapping[str, Any] | None = None,
     strict: bool = True,
     key_map: KeyMap | None = None,
     prefix: str = "",
@@ -91,6 +94,9 @@ def load_weights(
     copy: bool = False,
 ) -> LoadReport:
     """Read all the weights that fit, and only then touch the module; `extra` is state of it that is no tensor.
+
+    `versions` are those of the submodules that the weights were taken from, by which a submodule tells what it has to
+    migrate; where they are not known the weights are taken to be of the module's own.
 
     With `fill` what is on the meta device gets memory, that of the weights unless `copy`; otherwise UnsupportedValue
     names it: an optimizer would go on holding what has no data.
@@ -104,6 +110,8 @@ def load_weights(
         if to.empty(name):
             tensors[name] = tensors[name].to(device or "cpu", copy=copy)
     to = moved(to, device)
+    if versions is not None:
+        to = to._replace(live=to.live.of_versions(versions))
     put(to, tensors, extra)
     return finish(to)
 
@@ -133,7 +141,7 @@ def target(
             )
     if extra is None and (kept := [name for name in live.extra if name not in found.sources]):
         warnings.warn(f"weights alone hold no extra state; the module keeps its own: {', '.join(kept)}", stacklevel=4)
-    return Target(module, live, found)
+    return Target(module, live, found, strict)
 
 
 def moved(to: Target, device: Device | None, dtype: torch.dtype | None = None) -> Target:
@@ -153,7 +161,10 @@ def moved(to: Target, device: Device | None, dtype: torch.dtype | None = None) -
 
 
 def put(to: Target, tensors: Mapping[str, Tensor], extra: Mapping[str, Any] | None = None) -> None:
-    """Load tensors by the module's names: into the memory it has, or to become its parameters where it has none."""
+    """Load tensors by the module's names: into the memory it has, or to become its parameters where it has none.
+
+    What the module's own hooks dropped is not loaded: WeightsMismatch names it, or where that is not strict the report.
+    """
     empty = {name: _parameter(to.live.tensors[name], tensor) for name, tensor in tensors.items() if to.empty(name)}
     for group in to.fit.tied:
         for first in [name for name in group if name in empty]:
@@ -162,12 +173,12 @@ def put(to: Target, tensors: Mapping[str, Tensor], extra: Mapping[str, Any] | No
     if empty:
         for name, tensor in there.items():
             put_one(to, name, tensor)
-        to.module.load_state_dict({**empty, **(extra or {})}, strict=False, assign=True)
+        _load(to, "", {**empty, **(extra or {})}, assign=True)
         return
     for name in [name for name in there if _is_expanded(to, name)]:
         load_expanded(to.live.tensors[name], there.pop(name))
     # load_state_dict copies in place, and calls the hooks of modules that store something else than they hold
-    to.module.load_state_dict({**there, **(extra or {})}, strict=False)
+    _load(to, "", {**there, **(extra or {})})
 
 
 def put_one(to: Target, name: str, tensor: Tensor) -> None:
@@ -178,8 +189,8 @@ def put_one(to: Target, name: str, tensor: Tensor) -> None:
     if _is_expanded(to, name):
         load_expanded(to.live.tensors[name], tensor)
         return
-    owner, leaf = _owner(to.module, name)
-    owner.load_state_dict({leaf: tensor}, strict=False)
+    path, leaf = _owner(to.module, name)
+    _load(to, path, {leaf: tensor})
 
 
 def finish(to: Target) -> LoadReport:
@@ -221,19 +232,45 @@ def _is_expanded(to: Target, name: str) -> bool:
     return tensor is not None and not is_extra(name) and bool(shared_dims(tensor))
 
 
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule that holds a tensor, and the tensor's name there; where hooks made the name, the module itself."""
+def _load(to: Target, path: str, state: Mapping[str, Any], *, assign: bool = False) -> None:
+    """Have a submodule load a state_dict that says of which versions it is."""
+    module = to.module.get_submodule(path)
+    given: OrderedDict[str, Any] = OrderedDict(state)
+    notes = {name: to.live.notes.get(_join(path, name)) for name, _ in module.named_modules(remove_duplicate=False)}
+    # torch writes into the notes that it is given
+    given._metadata = {name: dict(note) for name, note in notes.items() if note is not None}  # type: ignore[attr-defined]
+    # a module with a load_state_dict of its own may know of no `assign`, and return nothing
+    result = module.load_state_dict(given, strict=False, **({"assign": True} if assign else {}))
+    lost = [_join(path, name) for name in getattr(result, "missing_keys", ()) if name in state]
+    if lost and to.strict:
+        raise WeightsMismatch(mismatched=dict.fromkeys(lost, ("a hook that dropped it", "have it")))
+    report = to.fit.report
+    for name in lost:
+        report["missing"].append(name)
+        if name in report["loaded"]:
+            report["loaded"].remove(name)
+            report["matched"] -= 1
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
+def _owner(module: nn.Module, name: str) -> tuple[str, str]:
+    """The path of the submodule that holds a tensor, and the tensor's name there: no path where hooks made the name."""
     path, _, leaf = name.rpartition(".")
     try:
-        return module.get_submodule(path), leaf
+        module.get_submodule(path)
     except AttributeError:
-        return module, name
+        return "", name
+    return path, leaf
 
 
 def _tie(module: nn.Module, name: str, to: str) -> None:
     """Let a name stand for the tensor of another one, if they have come apart."""
-    (owner, leaf), (other, its_leaf) = _owner(module, name), _owner(module, to)
-    one, wanted = getattr(owner, leaf, None), getattr(other, its_leaf, None)
+    (path, leaf), (other, its_leaf) = _owner(module, name), _owner(module, to)
+    owner = module.get_submodule(path)
+    one, wanted = getattr(owner, leaf, None), getattr(module.get_submodule(other), its_leaf, None)
     if isinstance(one, Tensor) and isinstance(wanted, Tensor) and (one.is_meta or _place(one) != _place(wanted)):
         setattr(owner, leaf, wanted)
 

@@ -9,14 +9,23 @@ from torch import Tensor, nn
 
 from coral.integrations.pytorch._tensors import check
 
-__all__ = ["Parts", "is_sharded", "module_parts", "tied_groups", "unwrapped"]
+__all__ = ["Parts", "is_sharded", "module_parts", "tied_groups", "unwrapped", "versions_of"]
 
 
 class Parts(NamedTuple):
-    """A module's state_dict: its tensors, which live on in the module, and what of its extra state is no tensor."""
+    """A module's state_dict: its tensors, which live on in the module, and what of its extra state is no tensor.
+
+    `notes` are what torch notes of each submodule by its name, its version, by which it tells what it has to migrate.
+    """
 
     tensors: dict[str, Tensor]
     extra: dict[str, Any]
+    notes: Mapping[str, Mapping[str, Any]]
+
+    def of_versions(self, versions: Mapping[str, Any]) -> Parts:
+        """The same, with notes of the versions that `versions_of` gave elsewhere."""
+        notes = {name: {**note, "version": versions.get(name, 1)} for name, note in self.notes.items()}
+        return self._replace(notes=notes)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -46,7 +55,14 @@ def module_parts(module: nn.Module, *, meta: bool = False) -> Parts:
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         check(tensor, name, meta=meta)
-    return Parts(tensors, {name: value for name, value in state.items() if name not in tensors})
+    extra = {name: value for name, value in state.items() if name not in tensors}
+    return Parts(tensors, extra, getattr(state, "_metadata", {}))
+
+
+def versions_of(notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The versions of those submodules that have another than 1, which is a module's that says none."""
+    found = {name: note.get("version", 1) for name, note in notes.items()}
+    return {name: version for name, version in found.items() if version != 1}
 
 
 def tied_groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._loading import load_weights
 from coral.integrations.pytorch._metrics import MeanMetrics
-from coral.integrations.pytorch._modules import module_parts, tied_groups
+from coral.integrations.pytorch._modules import module_parts, tied_groups, versions_of
 from coral.integrations.pytorch._optimizers import (
     Stateful,
     check_optimizer,
@@ -88,6 +88,7 @@ class TrainingSource:
             "means": encode(self.means.state_dict(), "means", keep),
             "extra": encode(parts.extra, "extra state", keep),
             "tied": tied,
+            "versions": encode(versions_of(parts.notes), "versions", keep),
             "registered": {name: _state_of(name, each.thing, keep) for name, each in self.registered.items()},
             **self._parts(keep),
         }
@@ -131,7 +132,12 @@ class TrainingSource:
         state = {name: part for name, part in (snapshot.state or {}).items() if name not in self.skipped}
         if self.optimizer is not None and "optimizer" in state:
             check_optimizer(self.optimizer, state["optimizer"])
-        load_weights(self.model, snapshot.weights, extra=decode(state["extra"]) if "extra" in state else None)
+        load_weights(
+            self.model,
+            snapshot.weights,
+            extra=decode(state["extra"]) if "extra" in state else None,
+            versions=decode(state["versions"]) if "versions" in state else None,
+        )
         self._compare_ties(state.get("tied", []))
         self.progress = Progress(**decode(state.get("progress", {})))
         self.going = self.moved = self.interrupted = False
