@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.optim import lr_scheduler as lrs
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator
 
@@ -227,3 +228,20 @@ def test_a_folder_of_its_own_goes_when_the_program_ends(
         remove(*how)
     assert not Path(first).exists()
     assert not Path(second).exists()
+
+
+def test_a_warm_up_before_milestones_goes_on(training: Any, repo: Repository) -> None:
+    def optimizers(model: Any) -> Any:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        parts = [lrs.LinearLR(optimizer), lrs.MultiStepLR(optimizer, [1, 2])]
+        return optimizer, lrs.SequentialLR(optimizer, parts, [4])
+
+    states = []
+    callback = coral(repo, save_every_n_steps=3)
+    for resume in (False, True):
+        model = training.trainer().model
+        trainer = training.trainer(callback, model=model, optimizers=optimizers(model))
+        trainer.train(resume_from_checkpoint=callback.resume_path("step:3") if resume else None)
+        assert trainer.lr_scheduler is not None
+        states.append(trainer.lr_scheduler.state_dict())
+    assert states[0] == states[1]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.optim import lr_scheduler as lrs
 from torch.utils.data import DataLoader
 
 from coral import Repository
@@ -267,3 +268,22 @@ def test_modules_are_told_of_which_versions_the_weights_are(lab: SimpleNamespace
     ref = f"coral://{path}@last" if link else saves.resume_path("last")
     lab.trainer(saves).fit(second, *lab.loaders(), ckpt_path=ref)
     assert lab.plain(second.state_dict()) == lab.plain(first.state_dict())
+
+
+@pytest.mark.parametrize("link", [True, False], ids=["link", "file"])
+def test_a_warm_up_before_milestones_goes_on(lab: SimpleNamespace, path: Path, link: bool) -> None:
+    class Net(lab.Net):  # type: ignore[misc, name-defined]
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+            parts = [lrs.LinearLR(optimizer), lrs.MultiStepLR(optimizer, [1, 2])]
+            return {"optimizer": optimizer, "lr_scheduler": lrs.SequentialLR(optimizer, parts, [3])}
+
+    first, second = Net(), Net()
+    saves = CoralCallback(path, save_every_n_epochs=1, include_optimizer=True, durability="fast")
+    whole = lab.trainer(saves, max_epochs=6)
+    whole.fit(first, *lab.loaders())
+    ref = "step:6"  # within the warm-up
+    again = lab.trainer(CoralCallback(path, include_optimizer=True, durability="fast"), max_epochs=6)
+    again.fit(second, *lab.loaders(), ckpt_path=f"coral://{path}@{ref}" if link else saves.resume_path(ref))
+    states = [each.lr_scheduler_configs[0].scheduler.state_dict() for each in (whole, again)]
+    assert lab.plain(states[0]) == lab.plain(states[1])

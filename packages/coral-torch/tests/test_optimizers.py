@@ -190,6 +190,7 @@ SCHEDULERS = {
     "OneCycleLR": lambda o: lrs.OneCycleLR(o, 0.1, 20),
     "CyclicLR": lambda o: lrs.CyclicLR(o, 0.1, 0.2, step_size_up=3),
     "SequentialLR": lambda o: lrs.SequentialLR(o, [lrs.ConstantLR(o), lrs.ExponentialLR(o, 0.9)], [2]),
+    "SequentialLR with MultiStepLR": lambda o: lrs.SequentialLR(o, [lrs.LinearLR(o), lrs.MultiStepLR(o, [1, 3])], [4]),
     "ChainedScheduler": lambda o: lrs.ChainedScheduler([lrs.ConstantLR(o), lrs.ExponentialLR(o, 0.9)]),
     "LambdaLR of an object": lambda o: lrs.LambdaLR(o, Half()),
     "LambdaLR of a function": lambda o: lrs.LambdaLR(o, half),

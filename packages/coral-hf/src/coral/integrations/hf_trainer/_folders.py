@@ -19,6 +19,7 @@ from coral.errors import ConfigError, StorageError, storage_errors
 from coral.integrations.hf_trainer._pretrained import unpack
 from coral.integrations.hf_trainer._random import rng_state
 from coral.integrations.pytorch._files import save_file
+from coral.integrations.pytorch._optimizers import decoded_scheduler
 from coral.integrations.pytorch._state import decode
 from coral.integrations.pytorch._tensors import from_weight
 from coral.training import TrainingState
@@ -49,7 +50,8 @@ def write_resume(repo: Repository, commit: Commit, folder: Path) -> None:
         (made / "trainer_state.json").write_text(trainer["state"], encoding="utf-8")
         for name in ("optimizer", "scheduler", "scaler"):
             if name in trainer:
-                save_file(decode(trainer[name]), made / f"{name}.pt")
+                made_of = decoded_scheduler if name == "scheduler" else decode
+                save_file(made_of(trainer[name]), made / f"{name}.pt")
         randoms = trainer.get("random", [])
         for rank, random in enumerate(randoms):
             device = trainer.get("cuda_device") if len(randoms) == 1 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor
 from coral import Repository, WeightTensor
 from coral.errors import UnsupportedValue
 from coral.integrations.pytorch._modules import versions_of
+from coral.integrations.pytorch._optimizers import decoded_scheduler
 from coral.integrations.pytorch._state import Keep, decode, encode
 from coral.integrations.pytorch._tensors import from_weight, to_weight
 from coral.state import flatten, unflatten
@@ -155,6 +156,8 @@ def read(repo: Repository, ref: str) -> dict[str, Any]:
     state = repo.load_state(commit.id)
     found: Mapping[str, Any] = state if isinstance(state, dict) else {}
     loop = decode(found.get("lightning", {}))
+    if "lr_schedulers" in loop:
+        loop["lr_schedulers"] = [decoded_scheduler(each) for each in loop["lr_schedulers"]]
     origin = Origin(
         commit=commit.id,
         repository=str(repo.path.resolve()),
@@ -193,6 +196,8 @@ def plain(value: Any) -> Any:
             made = OrderedDict((key, plain(child)) for key, child in value.items())
             vars(made).update(plain(vars(value)))
             return made
+        case Counter():
+            return Counter({key: plain(child) for key, child in value.items()})
         case dict():
             return {key: plain(child) for key, child in value.items()}
         case list():

@@ -16,6 +16,7 @@ from coral.integrations.pytorch._state import Keep, decode, encode
 __all__ = [
     "Stateful",
     "check_optimizer",
+    "decoded_scheduler",
     "load_optimizer",
     "load_scheduler",
     "optimizer_state",
@@ -96,12 +97,22 @@ def scheduler_state(scheduler: Stateful, keep: Keep) -> dict[str, Any]:
     return _encoded(scheduler, "scheduler", keep)
 
 
+def decoded_scheduler(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved state as the scheduler itself would give it: a MultiStepLR, alone or in another one, has a Counter."""
+    return _counted({key: decode(value) for key, value in state.items()})
+
+
+def _counted(state: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(milestones := state.get("milestones"), dict):
+        state["milestones"] = Counter(milestones)
+    for part in state.get("_schedulers", ()):
+        _counted(part)
+    return state
+
+
 def load_scheduler(scheduler: Stateful, state: Mapping[str, Any]) -> None:
     """Put saved state into a scheduler of the same kind; the optimizer's learning rates are the optimizer's state."""
-    saved = decode(state)
-    if isinstance(saved.get("milestones"), dict):  # MultiStepLR counts on its Counter
-        saved["milestones"] = Counter(saved["milestones"])
-    scheduler.load_state_dict(saved)
+    scheduler.load_state_dict(decoded_scheduler(state))
 
 
 def warn_of_lambdas(scheduler: Stateful) -> None:
