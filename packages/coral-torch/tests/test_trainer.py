@@ -1,5 +1,6 @@
 """CoralTrainer: metrics, events, errors, endings."""
 
+import copy
 import logging
 import math
 import warnings
@@ -429,6 +430,49 @@ def test_an_interrupt_tells_whether_an_update_has_begun(make, model, optimizer, 
             optimizer.step()
         raise RuntimeError
     assert seen[-1].mid_step is (where != "before the update")
+
+
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer around another one, as accelerate makes it: what its base class sets up is not there."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    state = property(lambda self: self.optimizer.state)
+    param_groups = property(lambda self: self.optimizer.param_groups)
+
+    def state_dict(self):
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state)
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+def test_an_optimizer_in_a_wrapper_is_saved_and_its_updates_are_seen(model, repo, monkeypatch):
+    def wrapped():
+        return Wrapper(Wrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)))
+
+    first, second = wrapped(), wrapped()
+    trainer = CoralTrainer(model, repo, "mine", EPOCHS)
+    trainer.set_optimizer(first)
+    seen = events_of(trainer, monkeypatch)
+    with pytest.raises(KeyError), trainer:  # noqa: PT012
+        update(model, first)
+        trainer.step(1.0)
+        trainer.epoch_end(0, val_loss=1.0)
+        saved = copy.deepcopy(first.state_dict())
+        update(model, first)
+        raise KeyError
+    assert seen[-1].mid_step is True
+    CoralTrainer(model, repo, "mine", EPOCHS, resume="best").set_optimizer(second)
+    momenta = [
+        [each["momentum_buffer"].tolist() for each in state["state"].values()]
+        for state in (saved, second.state_dict(), first.state_dict())
+    ]
+    assert momenta[0] == momenta[1] != momenta[2]
 
 
 def test_an_exception_before_the_first_step_saves_nothing(make, repo):

@@ -21,6 +21,7 @@ __all__ = [
     "load_scheduler",
     "optimizer_state",
     "scheduler_state",
+    "stepped",
     "warn_of_lambdas",
 ]
 
@@ -31,6 +32,16 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+def stepped(optimizer: object) -> Optimizer | None:
+    """The optimizer whose step does the update: itself, or the one inside a wrapper (accelerate's); None for another.
+
+    Such a wrapper is an Optimizer by name alone, whose __init__ never ran.
+    """
+    while isinstance(optimizer, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        optimizer = getattr(optimizer, "optimizer", None)
+    return optimizer if isinstance(optimizer, Optimizer) else None
 
 
 def optimizer_state(optimizer: Stateful, keep: Keep) -> dict[str, Any]:

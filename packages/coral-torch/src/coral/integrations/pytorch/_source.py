@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from torch import nn
-from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from coral.integrations.pytorch._buffers import TensorBuffers
@@ -22,6 +21,7 @@ from coral.integrations.pytorch._optimizers import (
     load_scheduler,
     optimizer_state,
     scheduler_state,
+    stepped,
 )
 from coral.integrations.pytorch._random import (
     Generator,
@@ -216,8 +216,8 @@ class TrainingSource:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if isinstance(optimizer, Optimizer):
-            self._hook = optimizer.register_step_pre_hook(self._on_update)
+        if (steps := stepped(optimizer)) is not None:
+            self._hook = steps.register_step_pre_hook(self._on_update)
         self.optimizer = optimizer
         self._load_optimizer_and_scheduler()
         self._restore_random()
