@@ -432,6 +432,70 @@ def test_an_interrupt_tells_whether_an_update_has_begun(make, model, optimizer, 
     assert seen[-1].mid_step is (where != "before the update")
 
 
+def gan(repo):
+    model = nn.ModuleDict({"g": nn.Linear(2, 1), "d": nn.Linear(2, 1)})
+    optimizers = [torch.optim.Adam(model[name].parameters(), lr=0.1) for name in "gd"]
+    return CoralTrainer(model, repo, "gan", EPOCHS), model, optimizers
+
+
+def test_an_optimizer_that_was_replaced_and_goes_on_is_warned_of(repo):
+    trainer, model, (first, second) = gan(repo)
+    trainer.set_optimizer(first)
+    trainer.set_optimizer(second)
+    with pytest.warns(UserWarning, match="Adam goes on"):
+        update(model["g"], first)
+    update(model["g"], first)  # it is said once
+    update(model["d"], second)
+    trainer.step(1.0)
+    trainer.epoch_end(0, val_loss=1.0)
+    trainer.close()
+    assert repo.show().exact is False
+    assert repo.show().training["why"] == "the state of one of the optimizers was not saved"
+    trainer.register("optimizer_g", first)
+    trainer.epoch_end(1, val_loss=1.0)
+    trainer.close()
+    assert repo.show().exact is True
+
+
+def test_an_optimizer_that_is_made_anew_takes_the_place_of_the_last(make, model, optimizer, repo):
+    with make() as trainer:
+        update(model, optimizer)
+        trainer.set_optimizer(again := torch.optim.SGD(model.parameters(), lr=0.1))
+        update(model, again)
+        update(model, optimizer)
+        trainer.step(1.0)
+        trainer.epoch_end(0, val_loss=1.0)
+    assert repo.show().exact is True
+
+
+def test_a_second_optimizer_and_its_scheduler_are_registered(repo, monkeypatch):
+    trainer, model, (first, second) = gan(repo)
+    warm_up = torch.optim.lr_scheduler.MultiStepLR(second, [2, 3])
+    trainer.set_optimizer(first)
+    trainer.register("optimizer_d", second)
+    trainer.register("scheduler_d", warm_up)
+    seen = events_of(trainer, monkeypatch)
+    with pytest.raises(KeyError), trainer:  # noqa: PT012
+        update(model["d"], second)
+        warm_up.step()
+        trainer.step(1.0)
+        trainer.epoch_end(0, val_loss=1.0)
+        expected = copy.deepcopy(second.state_dict())
+        update(model["d"], second)
+        raise KeyError
+    assert seen[-1].mid_step is True
+    trainer, model, (first, second) = gan(repo)
+    warm_up = torch.optim.lr_scheduler.MultiStepLR(second, [2, 3])
+    trainer.load_checkpoint(load_best=True)
+    trainer.set_optimizer(first)
+    trainer.register("scheduler_d", warm_up)
+    trainer.register("optimizer_d", second)
+    assert str(second.state_dict()) == str(expected)
+    update(model["d"], second)
+    warm_up.step()
+    assert second.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
 class Wrapper(torch.optim.Optimizer):
     """An optimizer around another one, as accelerate makes it: what its base class sets up is not there."""
 

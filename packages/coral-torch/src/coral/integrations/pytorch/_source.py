@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._loading import load_weights
@@ -73,7 +76,8 @@ class TrainingSource:
         self._buffers = TensorBuffers()
         self._restored: Mapping[str, Any] | None = None  # until training goes on
         self._random_due = False
-        self._hook: RemovableHandle | None = None
+        self._watched: weakref.WeakSet[Any] = weakref.WeakSet()  # the optimizers whose updates are noted
+        self._unsaved: weakref.WeakSet[Any] = weakref.WeakSet()  # those of them that went on when they were replaced
 
     # Capture
 
@@ -116,6 +120,8 @@ class TrainingSource:
             why.append("it was saved within an epoch, and the position in the data is not known")
         if self.optimizer is None or not config.save_optimizer_state:
             why.append("the optimizer's state was not saved")
+        elif not all(map(self._is_saved, self._unsaved)):
+            why.append("the state of one of the optimizers was not saved")
         if self.schedule is not None and not config.save_scheduler_state:
             why.append("the scheduler's state was not saved")
         if not config.save_random_state:
@@ -143,6 +149,7 @@ class TrainingSource:
         self.going = self.moved = self.interrupted = False
         self._restored, self._random_due = state, True
         self.means.clear()
+        self._unsaved.clear()
         self._load_optimizer_and_scheduler()
         self._load_scaler()
         for name in self.registered:
@@ -193,6 +200,10 @@ class TrainingSource:
         thing, data = self.registered[name]
         if isinstance(thing, Generator):
             set_generator_state(thing, saved[name])
+        elif isinstance(thing, Optimizer):
+            load_optimizer(thing, saved[name])
+        elif isinstance(thing, LRScheduler):
+            load_scheduler(thing, saved[name])
         else:
             thing.load_state_dict(decode(saved[name]))
             if data:
@@ -213,11 +224,7 @@ class TrainingSource:
 
     def set_optimizer(self, optimizer: Stateful) -> None:
         """Take the optimizer in, with its saved state where there is one."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        if (steps := stepped(optimizer)) is not None:
-            self._hook = steps.register_step_pre_hook(self._on_update)
+        self._watch(optimizer)
         self.optimizer = optimizer
         self._load_optimizer_and_scheduler()
         self._restore_random()
@@ -235,12 +242,39 @@ class TrainingSource:
 
     def register(self, name: str, registered: Registered) -> None:
         """Take something of the user's in, with its saved state where there is one."""
+        self._watch(registered.thing)
         self.registered[name] = registered
         self._load_registered(name)
         self._restore_random()
 
-    def _on_update(self, *_: object) -> None:
+    def _watch(self, thing: Generator | Stateful) -> None:
+        """Take note of each update that an optimizer does from now on; it is not kept alive by that."""
+        steps = stepped(thing)
+        if steps is not None and thing not in self._watched:
+            steps.register_step_pre_hook(partial(self._on_update, weakref.ref(thing)))
+            self._watched.add(thing)
+
+    def _on_update(self, stepping: weakref.ref[Any], *_: object) -> None:
         self.moved = True
+        thing = stepping()
+        if thing is not None and thing not in self._unsaved and not self._is_saved(thing):
+            self._unsaved.add(thing)
+            warnings.warn(
+                f"{type(thing).__name__} goes on although set_optimizer was given another one since, and is not saved; "
+                'a second optimizer is saved by register("optimizer_d", optimizer)',
+                stacklevel=2,
+            )
+
+    def _is_saved(self, thing: object) -> bool:
+        """Whether it, or an optimizer with parameters of its own in place of it, is what a checkpoint holds."""
+        saved = [self.optimizer, *(each.thing for each in self.registered.values())]
+        if any(each is thing for each in saved):
+            return True
+        return any(_parameters(thing) & _parameters(each) for each in saved)
+
+
+def _parameters(thing: object) -> set[int]:
+    return {id(each) for group in getattr(thing, "param_groups", ()) for each in group["params"]}
 
 
 def _state_of(name: str, thing: Generator | Stateful, keep: Keep) -> Any:

@@ -90,7 +90,11 @@ class CoralTrainer:
     # The parts of the run
 
     def set_optimizer(self, optimizer: Stateful) -> None:
-        """Save this optimizer's state with each checkpoint; if a checkpoint was loaded, it gets its state now."""
+        """Save this optimizer's state with each checkpoint; if a checkpoint was loaded, it gets its state now.
+
+        It takes the place of the one that was set before. A second one beside it, as a GAN has, is saved by
+        `register("optimizer_d", optimizer)`: it is warned of if the first one goes on and is not saved.
+        """
         self._source.set_optimizer(optimizer)
 
     def set_scheduler(self, scheduler: Stateful, step_on: StepOn = "epoch", *, metric: str | None = None) -> None:
