@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from coral.errors import storage_errors
+from coral.filesystem import LocalFileSystem, Origin
 
 __all__ = ["load_file", "save_file", "temporary"]
 
@@ -27,8 +29,31 @@ def load_file(path: str | os.PathLike[str]) -> Any:
 
 
 def temporary(repository: Path) -> Path:
-    """A new folder beside a repository, where there is room, which is removed when the program ends."""
+    """A new folder beside a repository, where there is room, which is removed when the program ends.
+
+    Those of programs on this machine that were killed are removed now: their names say which process they are of.
+    """
     with storage_errors(f"making a folder beside {repository}"):
-        made = tempfile.mkdtemp(prefix=f"{repository.name}.resume-", dir=repository.resolve().parent)
+        repository = repository.expanduser().resolve()
+        files, prefix = LocalFileSystem(repository.parent), f"{repository.name}.resume-"
+        for name in files.list(""):
+            if name.startswith(prefix) and _is_of_the_dead(files, name.removeprefix(prefix)):
+                shutil.rmtree(repository.parent / name, ignore_errors=True)
+        made = tempfile.mkdtemp(prefix=f"{prefix}{_tag(files.origin())}-", dir=repository.parent)
     atexit.register(shutil.rmtree, made, True)
     return Path(made)
+
+
+def _tag(origin: Origin) -> str:
+    host, boot = (hashlib.sha256(text.encode()).hexdigest()[:8] for text in (origin.host, origin.boot))
+    return f"{host}-{boot}-{origin.pid}"
+
+
+def _is_of_the_dead(files: LocalFileSystem, name: str) -> bool:
+    """Whether the process that a folder is of ran on this machine, and does no more."""
+    here = files.origin()
+    our_host, our_boot, _ = _tag(here).split("-")
+    match name.split("-"):
+        case [host, boot, pid, _] if host == our_host and pid.isdecimal():
+            return boot != our_boot or not files.alive(here._replace(pid=int(pid)))
+    return False
