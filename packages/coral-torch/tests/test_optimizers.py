@@ -243,3 +243,81 @@ def test_functions_of_a_scheduler_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Pt.save_scheduler_state(lrs.LambdaLR(optimizer, Half()))
+
+
+@pytest.mark.parametrize("pair", [("SGD", "AdamW"), ("AdamW", "SGD"), ("RMSprop", "AdamW"), ("Adafactor", "SGD")])
+def test_state_of_another_kind_of_optimizer_is_refused(pair):
+    model = model_of()
+    first, second = (OPTIMIZERS[name](model.parameters()) for name in pair)
+    train(model, first, 1)
+    before = copy.deepcopy(second.state_dict())
+    with pytest.raises(
+        WeightsMismatch, match=f"the model has {type(second).__name__} with .*, the weights are of another"
+    ):
+        Pt.load_optimizer_state(second, stored(Pt.save_optimizer_state(first)))
+    assert same(second.state_dict(), before)
+    train(model, second, 1)
+
+
+def test_state_of_parameters_in_another_order_is_refused():
+    model = model_of()
+    first = torch.optim.Adam(model.parameters())
+    train(model, first, 1)
+    second = torch.optim.Adam([*model[2].parameters(), *model[0].parameters()])
+    message = r"optimizer.state.0.exp_avg: the model has a parameter of shape \(1, 4\), the weights are for one of"
+    with pytest.raises(WeightsMismatch, match=message):
+        Pt.load_optimizer_state(second, stored(Pt.save_optimizer_state(first)))
+
+
+def test_state_that_an_older_torch_saved_is_loaded():
+    model = model_of()
+    optimizer = torch.optim.Adam(model.parameters())
+    train(model, optimizer, 1)
+    state = Pt.save_optimizer_state(optimizer)
+    for key in ("foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"):
+        state["param_groups"][0].pop(key, None)
+    state["param_groups"][0]["gone"] = 1
+    Pt.load_optimizer_state(optimizer, state)
+    train(model, optimizer, 1)
+
+    scheduler = lrs.StepLR(optimizer, 1)  # which adds initial_lr to the groups
+    Pt.load_optimizer_state(optimizer, state)
+    state = Pt.save_scheduler_state(scheduler) | {"verbose": False, "gone": 1}
+    del state["_is_initial"]
+    Pt.load_scheduler_state(scheduler, state)
+
+
+def test_a_key_of_the_users_own_need_not_be_saved():
+    model = model_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = Pt.save_optimizer_state(optimizer)
+    named = torch.optim.SGD([{"params": model.parameters(), "name": "all"}], lr=0.1)
+    Pt.load_optimizer_state(named, state)
+
+
+KINDS = ["StepLR", "MultiStepLR", "OneCycleLR", "CyclicLR", "SequentialLR", "ReduceLROnPlateau"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_state_of_another_kind_of_scheduler_is_refused(name):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    state = stored(Pt.save_scheduler_state(SCHEDULERS[name](optimizer)))
+    others = [SCHEDULERS[other](optimizer) for other in KINDS if other != name]
+    others += [lrs.CosineAnnealingLR(optimizer, 9), lrs.LambdaLR(optimizer, Half())]
+    for other in others:
+        before = copy.deepcopy(other.state_dict())
+        with pytest.raises(WeightsMismatch, match=f"the model has {type(other).__name__} with"):
+            Pt.load_scheduler_state(other, state)
+        assert same(other.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [([lrs.ConstantLR, lrs.LinearLR], "scheduler.1: the model has LinearLR"), ([lrs.ConstantLR] * 3, "of 3 parts")],
+)
+def test_a_scheduler_of_other_parts_is_refused(parts, message):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    state = stored(Pt.save_scheduler_state(SCHEDULERS["SequentialLR"](optimizer)))
+    other = lrs.SequentialLR(optimizer, [part(optimizer) for part in parts], list(range(1, len(parts))))
+    with pytest.raises(WeightsMismatch, match=message):
+        Pt.load_scheduler_state(other, state)

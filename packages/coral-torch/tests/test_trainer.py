@@ -299,6 +299,19 @@ def test_another_optimizer_is_refused_before_the_model_is_touched(make, model, o
     assert model.weight.tolist() == [[5, 5]]
 
 
+def test_another_kind_of_scheduler_is_refused_before_the_model_is_touched(make, model, optimizer):
+    trainer = make()
+    trainer.set_scheduler(torch.optim.lr_scheduler.StepLR(optimizer, 1))
+    train_to(trainer, model, optimizer, [1.0])
+    update(model, optimizer)
+    before = model.weight.tolist()
+    trainer.set_scheduler(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 9))
+    with pytest.raises(WeightsMismatch, match="has CosineAnnealingLR with"):
+        trainer.load_checkpoint()
+    assert model.weight.tolist() == before
+    assert trainer.load_checkpoint(load_scheduler=False)
+
+
 def test_a_commit_of_weights_alone_can_be_loaded(make, model, repo):
     repo.commit(Pt.model_to_weights(nn.Linear(2, 1)), "by hand")
     trainer = make()

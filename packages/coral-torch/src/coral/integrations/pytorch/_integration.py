@@ -55,7 +55,7 @@ class PyTorchIntegration:
     def load_optimizer_state(optimizer: _optimizers.Stateful, state: Mapping[str, Any]) -> None:
         """Load what `save_optimizer_state` returned; make schedulers first, as making one sets learning rates.
 
-        WeightsMismatch if it is of other parameter groups.
+        WeightsMismatch if it is of other parameter groups, or of another kind of optimizer.
         """
         _optimizers.load_optimizer(optimizer, state)
 
@@ -67,7 +67,10 @@ class PyTorchIntegration:
 
     @staticmethod
     def load_scheduler_state(scheduler: _optimizers.Stateful, state: Mapping[str, Any]) -> None:
-        """Load what `save_scheduler_state` returned into a scheduler that was made the same way."""
+        """Load what `save_scheduler_state` returned into a scheduler that was made the same way.
+
+        WeightsMismatch if it is of another kind.
+        """
         _optimizers.load_scheduler(scheduler, state)
 
     @staticmethod

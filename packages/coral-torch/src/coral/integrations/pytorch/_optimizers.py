@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from coral.errors import WeightsMismatch
+from coral.integrations.pytorch._kinds import check_optimizer_kind, check_scheduler_kind
 from coral.integrations.pytorch._state import Keep, decode, encode
 
 __all__ = [
@@ -52,7 +53,7 @@ def optimizer_state(optimizer: Stateful, keep: Keep) -> dict[str, Any]:
 def load_optimizer(optimizer: Stateful, state: Mapping[str, Any]) -> None:
     """Put saved state into an optimizer of the same parameters, in dtypes as saved; it shares no memory with `state`.
 
-    WeightsMismatch if the parameter groups are others; the optimizer is then as it was.
+    WeightsMismatch if the parameter groups, or the kind of optimizer, are others; the optimizer is then as it was.
     """
     check_optimizer(optimizer, state)
     saved = decode(state)
@@ -88,7 +89,7 @@ def _uncast(loaded: Any, saved: Any, key: object = None) -> Any:
 
 
 def check_optimizer(optimizer: Stateful, state: Mapping[str, Any]) -> None:
-    """Raise WeightsMismatch if saved state is that of other parameter groups."""
+    """Raise WeightsMismatch if saved state is that of other parameter groups, or of another kind of optimizer."""
     if not isinstance(optimizer, Optimizer):
         return
     saved = state["param_groups"]
@@ -101,6 +102,8 @@ def check_optimizer(optimizer: Stateful, state: Mapping[str, Any]) -> None:
         if mine is not None and theirs is not None and list(mine) != list(theirs):
             where = f"optimizer.param_groups.{index}.param_names"
             raise WeightsMismatch(mismatched={where: (str(list(mine)), f"are for {list(theirs)}")})
+    if (steps := stepped(optimizer)) is not None:
+        check_optimizer_kind(steps, state)
 
 
 def scheduler_state(scheduler: Stateful, keep: Keep) -> dict[str, Any]:
@@ -122,7 +125,11 @@ def _counted(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_scheduler(scheduler: Stateful, state: Mapping[str, Any]) -> None:
-    """Put saved state into a scheduler of the same kind; the optimizer's learning rates are the optimizer's state."""
+    """Put saved state into a scheduler of the same kind; the optimizer's learning rates are the optimizer's state.
+
+    WeightsMismatch if it is of another kind; the scheduler is then as it was.
+    """
+    check_scheduler_kind(scheduler, state)
     scheduler.load_state_dict(decoded_scheduler(state))
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from coral.integrations.pytorch._buffers import TensorBuffers
+from coral.integrations.pytorch._kinds import check_scheduler_kind
 from coral.integrations.pytorch._loading import load_weights
 from coral.integrations.pytorch._metrics import MeanMetrics
 from coral.integrations.pytorch._modules import module_parts, tied_groups, versions_of
@@ -133,11 +134,13 @@ class TrainingSource:
     def restore(self, snapshot: Snapshot) -> None:
         """Put the run back to where it was captured, but for the `skipped` parts; random generators come last.
 
-        WeightsMismatch, with the run left as it was, if model or optimizer are others.
+        WeightsMismatch, with the run left as it was, if model, optimizer or scheduler are others.
         """
         state = {name: part for name, part in (snapshot.state or {}).items() if name not in self.skipped}
         if self.optimizer is not None and "optimizer" in state:
             check_optimizer(self.optimizer, state["optimizer"])
+        if self.schedule is not None and "scheduler" in state:
+            check_scheduler_kind(self.schedule.scheduler, state["scheduler"])
         load_weights(
             self.model,
             snapshot.weights,
