@@ -389,6 +389,17 @@ def test_a_branch_is_made_and_committed_to(make, repo, model, optimizer):
     assert set(repo.branches()) == {"tries/one", "other"}
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trainer_on_another_rank_is_warned_of(make, monkeypatch, number):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: number)
+    if number:
+        with pytest.warns(UserWarning, match="CoralTrainer on rank 1 saves a run of its own"):
+            make()
+    else:
+        make()  # a warning would be an error
+
+
 def test_early_stopping_is_told(make, model, optimizer):
     config = CheckpointConfig(save_on_best_metric="val_loss", early_stopping_patience=2, durability="fast")
     trainer = make(config)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from coral.errors import CoralError
 
-__all__ = ["Ranks", "on_main"]
+__all__ = ["Ranks", "on_main", "rank"]
 
 _GO_ON, _STOP, _GIVE = range(3)
 
@@ -82,6 +82,11 @@ class Ranks:
         message = torch.tensor([word], device=self._device)
         dist.broadcast(message, src=0)
         return int(message.item())
+
+
+def rank() -> int:
+    """Which of the processes of a distributed run this is; 0 where it is alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def on_main(work: Callable[[], str]) -> str:

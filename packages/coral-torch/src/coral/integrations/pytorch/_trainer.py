@@ -21,6 +21,7 @@ from coral.integrations.pytorch._metrics import not_finite, numbers_of, to_float
 from coral.integrations.pytorch._modules import unwrapped
 from coral.integrations.pytorch._optimizers import Stateful, warn_of_lambdas
 from coral.integrations.pytorch._random import Generator
+from coral.integrations.pytorch._ranks import rank
 from coral.integrations.pytorch._schedule import Schedule, StepOn
 from coral.integrations.pytorch._source import Registered, TrainingSource
 from coral.integrations.pytorch._summary import list_checkpoints, summarize
@@ -60,6 +61,8 @@ class CoralTrainer:
 
     `push_to` is a remote, a name or a URL, that each checkpoint is pushed to in the background; what cannot be pushed
     then is pushed by the next run.
+
+    In a distributed run it is made on rank 0 alone: on another one it warns.
     """
 
     def __init__(
@@ -74,6 +77,12 @@ class CoralTrainer:
         push_to: str | os.PathLike[str] | None = None,
     ) -> None:
         config = DEFAULT_CONFIG if checkpoint_config is None else checkpoint_config
+        if (number := rank()) > 0:
+            warnings.warn(
+                f"CoralTrainer on rank {number} saves a run of its own beside that of rank 0; make it on rank 0 alone, "
+                "and have the others told where to go on (see coral-torch's README)",
+                stacklevel=2,
+            )
         self.model = model
         self.repository = repository
         self._monitored = config.save_on_best_metric or "loss"
