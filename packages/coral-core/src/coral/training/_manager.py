@@ -343,10 +343,9 @@ class CheckpointManager:
         self._at.begun = True
         self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
         self.state, _ = self.policy.advance(self.state, TrainBegin(self._at.step, resumed=True))
-        level, how = logging.INFO, "exactly"
-        if not commit.exact:
-            level, how = logging.WARNING, f"approximately ({found.why if found else 'no training state'})"
-        _log.log(level, "%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
+        how = "exactly" if commit.exact else f"approximately ({found.why if found else 'no training state'})"
+        say = _log.info if commit.exact or self._closed else _log.warning
+        say("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
 
     @property
     def epoch_to_run(self) -> int:
