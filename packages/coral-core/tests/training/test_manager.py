@@ -554,7 +554,7 @@ def test_a_run_that_fails_again_and_again_keeps_what_came_before(repo, source, c
         with pytest.raises(FloatingPointError):
             attempt(start)
     assert steps(repo, pruned=False) == [4, 6, 8, 9]
-    said = [r for r in caplog.records if "resumed approximately" in r.message]
+    said = [r for r in caplog.records if "going on approximately" in r.message]
     assert [r.levelname for r in said] == ["WARNING"] * 2  # the first one goes on from an epoch's end
 
 
@@ -566,6 +566,7 @@ def test_whoever_only_looks_at_what_was_trained_holds_nothing(repo, source):
     assert repo.store.fs.list("intents") == []
     repo.prune("step:2")
     train(manager, source, 1, 2)  # on from there, after all
+    manager.wait()
     assert len(repo.store.fs.list("intents")) == 1
     manager.close()
     assert repo.store.fs.list("intents") == []

@@ -105,6 +105,7 @@ class CheckpointManager:
         self._warned = False
         self._interrupted = False
         self._closed = False
+        self._inexact = ""  # why what was put back is not exactly what it was, until training goes on
 
     @property
     def run(self) -> str:
@@ -115,7 +116,7 @@ class CheckpointManager:
 
     def emit(self, *events: Event) -> None:
         """Take in what happened, and save what is due. All events of one call belong to the present moment."""
-        self._open()
+        self._go_on()
         self._collect(wait=False)
         events = self._outside.join(self._in_full(events))
         self.stop_reason = self._outside.stop_reason(events) or self.stop_reason
@@ -147,8 +148,11 @@ class CheckpointManager:
         """
         return self._outside.ends
 
-    def _open(self) -> None:
-        """Train on after the end: what is gone on from is held again."""
+    def _go_on(self) -> None:
+        """Training goes on: warn if that is not exactly where it was, and after the end hold that again."""
+        if self._inexact:
+            _log.warning("%s: going on approximately: %s", self.experiment, self._inexact)
+            self._inexact = ""
         if self._closed:
             self._closed = False
             self._lineage.hold()
@@ -343,9 +347,9 @@ class CheckpointManager:
         self._at.begun = True
         self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
         self.state, _ = self.policy.advance(self.state, TrainBegin(self._at.step, resumed=True))
-        how = "exactly" if commit.exact else f"approximately ({found.why if found else 'no training state'})"
-        say = _log.info if commit.exact or self._closed else _log.warning
-        say("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
+        self._inexact = "" if commit.exact else found.why if found else "there is no training state"
+        how = f"approximately ({self._inexact})" if self._inexact else "exactly"
+        _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
 
     @property
     def epoch_to_run(self) -> int:
