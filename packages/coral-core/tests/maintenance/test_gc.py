@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,24 +64,76 @@ def test_a_deleted_branch(repo: Repository, grow: Grow, folder: Path, restores: 
     restores({one: 1, two: 2})
 
 
+def put(repo: Repository, *arrays: np.ndarray) -> str:
+    """Write a pack of its own with these tensors, as another process might have; its name."""
+
+    def fill(writer: PackWriter) -> None:
+        for tensor in map(WeightTensor, arrays):
+            data = tensor.bytes()
+            writer.add_tensor(tensor.id, tensor.dtype, tensor.shape, data, sha256(data), [fold(data)])
+
+    with intent(repo.store.fs, "commit", []) as operation:
+        return repo.store.write_pack(fill, operation)[1].name
+
+
+def rot(repo: Repository, pack: str, id: str | None = None) -> None:
+    """Flip a bit of each tensor in a pack, or of that one."""
+    with (repo.path / path_of(pack)).open("r+b") as file:
+        for entry in read_directory(repo.store.fs, pack).entries():
+            if entry.kind == "tensor" and id in (None, entry.id):
+                file.seek(entry.offset + entry.size // 2)
+                byte = file.read(1)[0]
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([byte ^ 1]))
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("counts", [(1, 30), (30, 1)], ids=["small first", "large first"])
 def test_equal_copies_in_two_packs(repo: Repository, folder: Path, seed: int, counts: tuple[int, int]) -> None:
     """Who has looked before goes by the same copy as who comes new: neither leaves what the other could free."""
     arrays = np.random.default_rng(seed).standard_normal((30, 300))
-
-    def fill(writer: PackWriter, count: int) -> None:
-        for tensor in map(WeightTensor, arrays[:count]):
-            data = tensor.bytes()
-            writer.add_tensor(tensor.id, tensor.dtype, tensor.shape, data, sha256(data), [fold(data)])
-
     for count in counts:
-        with intent(repo.store.fs, "commit", []) as operation:
-            repo.store.write_pack(partial(fill, count=count), operation)
+        put(repo, *arrays[:count])
         repo.stats()
     repo.commit({str(number): array for number, array in enumerate(arrays)})
     assert repo.gc().packs_removed == 1
     assert Repository(folder).stats().reclaimable_bytes == 0
+
+
+def test_a_damaged_copy_in_a_pack_that_goes_is_not_moved(repo: Repository, folder: Path) -> None:
+    """Another one, in a pack that stays, is whole."""
+    one, *others = np.random.default_rng(0).standard_normal((12, 3000))
+    leaving = put(repo, one, *(other + 1 for other in others), others[0] + 2)
+    put(repo, one, *others)
+    id = repo.commit({"one": one, **{str(number): other for number, other in enumerate(others)}})
+    rot(repo, leaving, WeightTensor(one).id)
+    assert repo.gc().packs_removed == 1
+    assert np.array_equal(Repository(folder).load(id)["one"].data, one)
+    assert Repository(folder).fsck().problems == []
+
+
+def test_what_was_read_back_may_rot(
+    repo: Repository, grow: Grow, folder: Path, version: Callable[..., dict[str, np.ndarray]],
+    assert_bits: Callable[..., None], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A repack that ended early has verified what it wrote; a gc long after it reads that again."""
+    monkeypatch.setattr("coral.maintenance._repack._BATCH", 1)
+    commits = grow(*range(8))
+    before = packs(folder)
+
+    def stop(done: int, total: int) -> None:
+        if 2 * done > total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repo.repack(config=CONFIG, progress=stop)
+    written = packs(folder).keys() - before
+    assert len(written) > 1
+    for pack in written:
+        rot(repo, pack)
+    repo.gc()
+    for number, id in enumerate(commits):
+        assert_bits(Repository(folder).load(id), version(number))
 
 
 def test_commits_that_another_branch_leads_to_stay(repo: Repository, grow: Grow, restores: Restores) -> None:

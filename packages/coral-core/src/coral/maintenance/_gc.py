@@ -192,6 +192,8 @@ class Collector:
             plan = self._plan(marks, settled, grace)
             others = (item for pack in plan.condemned for item in self.inventory.held(pack))
             ids = {id for id, copy in others if id in settled and settled[id] != copy}
+            # what is moved is read then: where it is damaged, another copy has to be known by now
+            ids |= {id for held in plan.moved.values() for id, _ in held if len(self.inventory.copies[id]) > 1}
             wrong = list(unfit(self.store, {id: settled[id] for id in ids if settled[id].pack not in self.verified}))
             if not wrong:
                 return marks, settled, plan

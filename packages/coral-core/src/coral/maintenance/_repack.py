@@ -67,21 +67,24 @@ def repack(
     is likely to find a nearer keyframe. Raises Conflict while another repack is at work.
     """
     store = collector.store
-    with (
-        collector.lock,
-        _lease(store.fs),
-        encoders(store, config, aggressive=aggressive) as encode,
-    ):
-        work = _Work(collector, encode, patient, progress)
-        marks, settled = collector.survey()
-        again = aggressive and config.codec == "auto"
-        jobs = plan(marks, collector.marker, settled, config, patient=patient, again=again)
-        work.do(jobs, settled)
-        if any(not job.keyframe for job in jobs):
+    try:
+        with (
+            collector.lock,
+            _lease(store.fs),
+            encoders(store, config, aggressive=aggressive) as encode,
+        ):
+            work = _Work(collector, encode, patient, progress)
             marks, settled = collector.survey()
-            work.do(spare(jobs, marks, collector.marker, settled), settled)
-    work.collect()
-    return work.done
+            again = aggressive and config.codec == "auto"
+            jobs = plan(marks, collector.marker, settled, config, patient=patient, again=again)
+            work.do(jobs, settled)
+            if any(not job.keyframe for job in jobs):
+                marks, settled = collector.survey()
+                work.do(spare(jobs, marks, collector.marker, settled), settled)
+        work.collect()
+        return work.done
+    finally:
+        collector.verified.clear()  # what has been read back may rot
 
 
 @dataclass(slots=True)
@@ -119,6 +122,7 @@ class _Work:
     def collect(self) -> None:
         """Free what is encoded now."""
         found, before = self.collector.collect(), self.done.freed or Collected()
+        self.collector.verified.clear()
         self.done.freed = Collected(
             packs_removed=before.packs_removed + found.packs_removed,
             packs_written=before.packs_written + found.packs_written,

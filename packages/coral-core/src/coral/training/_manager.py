@@ -347,7 +347,7 @@ class CheckpointManager:
         self._at.begun = True
         self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
         self.state, _ = self.policy.advance(self.state, TrainBegin(self._at.step, resumed=True))
-        self._inexact = "" if commit.exact else found.why if found else "there is no training state"
+        self._inexact = "" if commit.exact else (found.why if found else "") or "no training state tells why"
         how = f"approximately ({self._inexact})" if self._inexact else "exactly"
         _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
 
