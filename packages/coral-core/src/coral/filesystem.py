@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from coral._digest import Bytes
+from coral._fork import renewed_by_fork
 from coral.errors import ConfigError, CorruptObject
 
 __all__ = ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"]
@@ -331,12 +332,17 @@ class _LocalReadFile:
         self._shown: mmap.mmap | None = None
         self._given: list[tuple[int, int]] = []  # the ranges that views were given of, in order
         self._watch: dict[int, weakref.ref[Bytes]] = {}
-        self._lock = threading.Lock()
+        self.after_fork()
+        renewed_by_fork(self)
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
             self.close()
             raise CorruptObject(f"{name} is not a regular file: refused", path=name)
         self.size = found.st_size
+
+    def after_fork(self) -> None:
+        """Have a lock that no thread holds."""
+        self._lock = threading.Lock()
 
     def read_into(self, buffer: Bytes, offset: int) -> None:
         view = memoryview(buffer).cast("B") if buffer.size else memoryview(b"")

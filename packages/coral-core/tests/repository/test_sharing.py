@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -166,6 +168,45 @@ def test_many_commits_are_covered_by_an_index(
         assert_bits(fresh.load(ids[number]), {"a": np.full(3, number), "b": np.ones(2)})
     assert repo.stats().packs == 60
     assert repo.fsck().ok
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("held", ["store", "index", "collector", "file"])
+def test_a_forked_process_waits_for_no_thread_of_its_parents(repo: Repository, held: str) -> None:
+    """A worker of a data loader is forked off while a save in the background holds a lock."""
+    large = np.arange(300_000.0)
+    id = repo.commit({"a": large})
+    loaded: Any = repo.load(id)
+    (file, _), *_ = loaded._copies._open.values()
+    locks = {"store": repo.store, "index": repo.store.index, "file": file}
+    lock = locks[held]._lock if held in locks else repo._collector.lock
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(30)  # ends one that hangs
+        status = 2
+        try:
+            fine = np.array_equal(loaded["a"].data, large) and np.array_equal(repo.load(id)["a"].data, large)
+            repo.commit({"a": large + 1}, "forked")
+            repo.stats()
+            status = 0 if fine else 1
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    done.set()
+    thread.join()
+    assert status == 0
+    assert [c.message for c in repo.log()] == ["forked", ""]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -24,6 +24,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from coral._digest import BLOCK, Bytes, fold, pool
+from coral._fork import renewed_by_fork
 from coral.errors import CorruptObject, MissingObject
 from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._duplicates import unfit
@@ -89,8 +90,13 @@ class Collector:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.marker = Marker(store)
-        self.inventory = Inventory(store)
+        self.after_fork()
+        renewed_by_fork(self)
+
+    def after_fork(self) -> None:
+        """Remember nothing yet."""
+        self.marker = Marker(self.store)
+        self.inventory = Inventory(self.store)
         self.lock = threading.RLock()  # what is remembered is not for two threads at a time
         self.verified: set[str] = set()  # packs that a repack has just read back
         self._candidates: list[str] = []  # packs that were there before the last marking

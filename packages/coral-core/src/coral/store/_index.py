@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral._digest import sha256
+from coral._fork import renewed_by_fork
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
 from coral.store._files import temporary
@@ -122,6 +123,11 @@ class Index:
     def __init__(self, fs: FileSystem, *, durable: bool = False) -> None:
         self._fs = fs
         self._durable = durable  # so that fsck finds no torn index after a loss of power
+        self.after_fork()
+        renewed_by_fork(self)
+
+    def after_fork(self) -> None:
+        """Know nothing yet."""
         self._segments: dict[str, _Segment] = {}
         self._covered: set[str] = set()
         self._gone: set[str] = set()  # covered, but not there any more

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar, get_args
 
+from coral._fork import renewed_by_fork
 from coral.errors import ConfigError, CorruptObject, MissingObject, StorageError
 from coral.filesystem import FileSystem, ReadFile
 from coral.objects import Commit, Note, decode_commit
@@ -45,6 +46,11 @@ class Store:
         self._batched = 0
         self._synced: set[str] = set()  # packs that are known to be durable
         self._sync_failed: OSError | None = None
+        self.after_fork()
+        renewed_by_fork(self)
+
+    def after_fork(self) -> None:
+        """Have a lock that no thread holds."""
         self._lock = threading.RLock()
 
     @property
