@@ -36,6 +36,14 @@ def test_of_bfloat16() -> None:
     assert similarity(bfloat16(a), bfloat16(-a), "bfloat16") == 0
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", np.uint32(0x7F800001)), ("bfloat16", np.uint16(0x7F81))])
+def test_nan_that_signals(dtype: str, bits: Any) -> None:
+    a = np.full(100, bits)
+    a[10:] = 0x3F80 if dtype == "bfloat16" else 0x3F800000
+    with np.errstate(all="raise"):
+        assert similarity(a, a, dtype) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_of_complex_numbers(dtype: str) -> None:
     a = (RNG.standard_normal(100) + 1j * RNG.standard_normal(100)).astype(dtype)

@@ -136,6 +136,20 @@ def test_what_was_read_back_may_rot(
         assert_bits(Repository(folder).load(id), version(number))
 
 
+def test_what_nobody_knows_is_swept_up_or_left(repo: Repository, grow: Grow, folder: Path) -> None:
+    """Torn intents that are old go; a young one may be being written; what is no file stops nothing."""
+    grow(*range(4))
+    for name, age in (("a" * 32, 1e9), ("b" * 32, 0)):
+        (folder / "intents" / name).touch()
+        if age:
+            os.utime(folder / "intents" / name, (age, age))
+    (folder / "tmp/folder").mkdir()
+    os.utime(folder / "tmp/folder", (1e9, 1e9))
+    (folder / "refs/heads/dangling").symlink_to("nowhere")
+    assert Repository(folder).prune("HEAD~2").packs_removed == 1
+    assert os.listdir(folder / "intents") == ["b" * 32]
+
+
 def test_commits_that_another_branch_leads_to_stay(repo: Repository, grow: Grow, restores: Restores) -> None:
     grow(1)
     three, four = grow(3, 4, branch="dev")

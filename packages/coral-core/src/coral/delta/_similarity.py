@@ -27,7 +27,8 @@ def similarity(a: Array, b: Array, dtype: str) -> float:
         raise ValueError(f"tensors of {a.size} and {b.size} elements have no similarity")
     if not one.size:
         return 1.0
-    x, y = _values(one, dtype), _values(two, dtype)
+    with np.errstate(all="ignore"):  # a NaN that signals is one like any other
+        x, y = _values(one, dtype), _values(two, dtype)
     if x is None or y is None:
         return float(np.count_nonzero(one == two)) / one.size
     known = np.isfinite(x) & np.isfinite(y)

@@ -49,6 +49,7 @@ SHARED_GRACE = 14 * 86400.0
 _DEAD = 0.1  # the part of a pack that has to be dead for the rest to be worth moving
 _SMALL, _MANY = 1 << 20, 16  # so many packs of fewer bytes are put together
 _LOOKS = 2  # more, where something is missing that others may be about to put back
+_NOT_A_FILE = (FileNotFoundError, IsADirectoryError, PermissionError)  # as unlink says it, here or there
 _FULL = 256 << 20  # bytes after which what is moved goes on in another pack
 
 
@@ -310,7 +311,7 @@ class Collector:
         host, boot, _ = tag_of(fs.origin()).split("-")
         now: float | None = None
         for name in fs.list("tmp"):
-            with suppress(FileNotFoundError):
+            with suppress(*_NOT_A_FILE):
                 match name.split("-"):
                     case [_, its_host, its_boot, pid] if its_host == host and pid.isdecimal():
                         origin = fs.origin()._replace(pid=int(pid))
@@ -320,10 +321,13 @@ class Collector:
                         now = filesystem_time(fs) if now is None else now
                         if now - fs.stat(f"tmp/{name}").mtime > FOREIGN_AGE:
                             fs.unlink(f"tmp/{name}")
-        for found in intents(fs):
-            if not found.alive:
-                with suppress(FileNotFoundError):
-                    fs.unlink(f"intents/{found.name}")
+        there, known = fs.list("intents"), {found.name: found.alive for found in intents(fs)}
+        for name in there:
+            with suppress(*_NOT_A_FILE):
+                if name not in known:  # torn by a loss of power, or being written
+                    now = filesystem_time(fs) if now is None else now
+                if not known.get(name, now is not None and now - fs.stat(f"intents/{name}").mtime <= FOREIGN_AGE):
+                    fs.unlink(f"intents/{name}")
 
 
 class Trash:

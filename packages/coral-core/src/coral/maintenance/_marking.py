@@ -109,7 +109,8 @@ class Marker:
                 entry = _refs.read(fs, folder)
                 if entry is not None and not entry.synced:
                     marks.unsynced_refs.append(folder)
-                marks.refs.append(folder)
+                if entry is not None:
+                    marks.refs.append(folder)
                 if entry is not None and entry.value is not None and folder != _refs.HEAD:
                     if not is_id(entry.value):
                         raise CorruptObject(f"{folder} names {entry.value[:80]!r}, which is no commit", path=folder)
