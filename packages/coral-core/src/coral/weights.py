@@ -69,13 +69,13 @@ DTYPE_BY_CODE = MappingProxyType({dtype.code: name for name, dtype in DTYPES.ite
 def check_name(name: object, what: str = "tensor name") -> str:
     """Return `name` if it may name a tensor: a non-empty str of valid UTF-8, at most 1,024 bytes, without NUL."""
     if not isinstance(name, str):
-        raise UnsafeInput(f"a {what} must be a str, not {type(name).__name__}: {name!r}")
+        raise UnsafeInput(f"a {what} must be a str, not {type(name).__name__}: {_shown(name)}")
     try:
         size = len(name) if name.isascii() else len(name.encode("utf-8"))
     except UnicodeEncodeError:
-        raise UnsafeInput(f"the {what} {name!r} is not valid UTF-8 (it has a lone surrogate)") from None
+        raise UnsafeInput(f"the {what} {_shown(name)} is not valid UTF-8 (it has a lone surrogate)") from None
     if not size or "\0" in name:
-        raise UnsafeInput(f"the {what} {name!r} is {'empty' if not size else 'unsafe: it has a NUL character'}")
+        raise UnsafeInput(f"the {what} {_shown(name)} is {'empty' if not size else 'unsafe: it has a NUL character'}")
     if size > MAX_NAME:
         raise LimitExceeded(f"the {what} {name[:60]!r}... has {size} bytes; {MAX_NAME} is the limit")
     return name
