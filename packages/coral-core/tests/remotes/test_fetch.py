@@ -187,6 +187,18 @@ def test_a_shallow_clone_can_be_worked_on(repo: Repository, there, pushed, clone
     same(repo, found, *ids)
 
 
+def test_a_later_state_in_a_shallow_clone_leaves_the_other_side_whole(
+    repo: Repository, there, pushed, clone, commits, same
+) -> None:
+    found = clone(depth=1)
+    found.annotate(pushed[0], state={"step": 1, "late": np.arange(4)})
+    ids = commits(6, to=found)
+    found.push()
+    same(there(), found, *ids)
+    same(there(), repo, *pushed)
+    there().gc()
+
+
 def test_a_shallow_clone_is_not_all_that_another_remote_needs(pushed, clone, other: Path) -> None:
     with pytest.raises(MissingObject, match="limited depth"):
         clone(depth=1).push(other)

@@ -227,6 +227,41 @@ def test_a_later_state_reaches_a_commit_that_is_there(repo: Repository, other: P
     assert found.fsck().ok
 
 
+def test_a_later_state_that_was_pruned_here_leaves_the_other_side_whole(
+    repo: Repository, other: Path, commits, same, tmp_path: Path
+) -> None:
+    ids = commits(1)
+    repo.push(other)
+    repo.annotate(ids[0], metrics={"loss": 0.5})
+    repo.annotate(ids[0], state={"step": 1, "late": np.arange(3)})
+    ids += commits(2)
+    repo.prune(ids[0])
+    for prune in (False, True):
+        repo.push(other, prune=prune)
+        found = Repository(other)
+        found.gc()
+        same(found, repo, ids[1])
+        same(Repository.clone(other, tmp_path / f"clone {prune}"), repo, ids[1])
+        assert found.show(ids[0]).metrics == {"loss": 0.5}
+        assert found.show(ids[0]).pruned == prune
+        assert prune or "late" not in found.load_state(ids[0])
+
+
+def test_a_pruned_commit_goes_as_a_record_where_another_one_has_its_weights(
+    repo: Repository, other: Path, trained, tmp_path: Path
+) -> None:
+    repo.commit(trained(1), "first", state={"step": 1})
+    repo.push(other)
+    again = repo.commit(trained(1), "the same weights", state={"step": 2})
+    repo.commit(trained(3), "last", state={"step": 3})
+    repo.prune(again)
+    repo.push(other)
+    found = Repository(other)
+    assert found.fsck().ok
+    assert found.show(again).pruned
+    assert Repository.clone(other, tmp_path / "clone").fsck().ok
+
+
 def test_a_tag_made_by_hand_over_there_stays_where_it_is(repo: Repository, other: Path, commits) -> None:
     ids = commits(1, 2)
     repo.push(other)

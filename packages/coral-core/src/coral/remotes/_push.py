@@ -244,9 +244,13 @@ def _before(work: _Work, lost: Sequence[str]) -> Iterable[Parts]:
 
 
 def _read_notes(work: _Work) -> None:
-    """Which notes are to be sent: that a commit is pruned only if asked, or if its tensors are not there anyway."""
+    """Which notes are to be sent: that a commit is pruned only if asked, or if its tensors are not there anyway.
+
+    A later state is left out where it is not here and the commit counts as whole over there: its earlier one is there.
+    """
     there = {each.name for each in work.side.fs.files("notes")}
-    trees = {commit.id: commit.tree for commit in work.history}
+    commits = {commit.id: commit for commit in work.history}
+    told: set[str] = set()  # commits of which the other side knows, or is about to, that they are pruned
     for path in note_paths(work.ours.fs):
         try:
             found = read_note(work.ours.fs, path)
@@ -258,13 +262,22 @@ def _read_notes(work: _Work) -> None:
         if found.note.local:
             work.absent.add(found.commit)
             continue
-        if found.note.pruned:
-            work.pruned.add(found.commit)
         if found.note.state:
             work.states.setdefault(found.commit, []).append(found.note.state)
-        held = found.note.pruned and not work.prune and trees[found.commit] in work.side.inventory.copies
+        held = found.note.pruned and not work.prune and _is_there(work, commits[found.commit])
+        if found.note.pruned:
+            work.pruned.add(found.commit)
+            if path in there or not held:
+                told.add(found.commit)
         if path not in there and not held:
             work.notes.append(found)
+    without = work.absent | work.pruned - told
+    work.notes = [found for found in work.notes if not (found.note.state and found.commit in without)]
+
+
+def _is_there(work: _Work, commit: Commit) -> bool:
+    """Whether a commit's own tree and state are over there: another one may have the same weights."""
+    return all(id in work.side.inventory.copies for id in (commit.tree, commit.state) if id)
 
 
 def _send_notes(work: _Work) -> None:
@@ -272,8 +285,9 @@ def _send_notes(work: _Work) -> None:
         work.side.fs.remote.put(found.path, memoryview(found.content))
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="coral-push") as threads:
-        for _ in threads.map(put, work.notes):
-            work.done.notes += 1
+        for pruned in (True, False):  # a state that a note names is missed until the commit is known to be pruned
+            for _ in threads.map(put, [found for found in work.notes if found.note.pruned is pruned]):
+                work.done.notes += 1
 
 
 def _show(work: _Work, before: _refs.RefEntry | None) -> None:
