@@ -164,6 +164,37 @@ def test_a_later_state_comes_for_a_commit_that_is_here(repo: Repository, pushed,
     assert found.fsck().ok
 
 
+def test_a_later_state_of_what_was_pruned_there_does_not_stop_a_pull(
+    repo: Repository, pushed, clone, commits, same
+) -> None:
+    found = clone()
+    repo.annotate(pushed[1], state={"step": 2, "late": np.arange(4)})
+    repo.prune(pushed[1])
+    (new,) = commits(6)
+    repo.push("test://memory", prune=True)
+    for _ in range(2):
+        found.pull()
+        same(found, repo, new)
+        assert found.load_state(pushed[1])["step"] == 2
+    found.gc()
+
+
+def test_a_later_state_of_what_is_pruned_on_both_sides_does_not_stop_a_pull(
+    repo: Repository, there, pushed, clone, commits, same, tmp_path: Path
+) -> None:
+    late = Repository.clone("test://memory", tmp_path / "late")
+    repo.prune(pushed[1])
+    repo.push("test://memory", prune=True)
+    found = clone()  # knows that it is pruned
+    late.annotate(pushed[1], metrics={"loss": 0.5}, state={"step": 2, "late": np.arange(4)})
+    late.push()
+    there().gc()
+    found.pull()
+    assert found.show(pushed[1]).metrics == {"loss": 0.5}
+    same(found, late, *(id for id in pushed if id != pushed[1]))
+    found.gc()
+
+
 # -- parts of it -------------------------------------------------------------------------------------------------------
 
 

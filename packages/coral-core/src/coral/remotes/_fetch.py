@@ -151,7 +151,9 @@ def _read_notes(work: _Work, known: set[str]) -> None:
         if found is not None and not found.note.local:
             work.notes.setdefault(found.commit, []).append(found)
     for commit in known & work.notes.keys():  # what is pruned there stays here, until it is pruned here
-        work.notes[commit] = [found for found in work.notes[commit] if not found.note.pruned]
+        if work.pruned(commit):  # and its later states are gone there
+            notes = work.notes[commit]
+            work.notes[commit] = [found for found in notes if not found.note.pruned and not found.note.state]
 
 
 def _receive(work: _Work, operation: Operation, progress: Progress | None) -> int:
@@ -211,10 +213,11 @@ def _wanted(work: _Work) -> tuple[dict[str, TensorEntry], list[str]]:
         parts = work.there.parts(commit, states.get(commit.id, ()), trees_only=work.names is not None)
         _take(work, parts, tensors, objects)
     new = {commit.id for commit in work.new}
-    for id, some in states.items():
-        if id not in new and some:  # an older commit, with a later state
-            parts = work.there.parts(replace(work.here.commit(id), state=None), some, trees_only=work.names is not None)
-            _take(work, replace(parts, weights={}, tree=some[0]), tensors, objects)
+    for id, some in states.items():  # older commits, with later states
+        if id in new or not some or any(note.pruned for note in work.ours.read_notes(id)):
+            continue
+        parts = work.there.parts(replace(work.here.commit(id), state=None), some, trees_only=work.names is not None)
+        _take(work, replace(parts, weights={}, tree=some[0]), tensors, objects)
     return tensors, list(dict.fromkeys(objects))
 
 
