@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
 
-from coral.errors import AmbiguousRef, CorruptObject, UnknownRef, UnsafeInput
+from coral.errors import AmbiguousRef, CorruptObject, MissingObject, UnknownRef, UnsafeInput
 from coral.objects import Commit, is_id
 from coral.store import Store, _refs
 
@@ -135,12 +135,20 @@ def _is_commit(store: Store, id: str) -> bool:
 
 
 def chain(store: Store, commit: str) -> Iterator[Commit]:
-    """A checkpoint and those its training went on from, newest first: its run's, then what that resumed, and so on."""
+    """A checkpoint and those its training went on from, newest first: its run's, then what that resumed, and so on.
+
+    It ends where what was resumed is not here: that need not be an ancestor, and may have been another branch's.
+    """
     seen = set()
     at: str | None = commit
     while at is not None and at not in seen:
         seen.add(at)
-        found = store.read_commit(at)
+        try:
+            found = store.read_commit(at)
+        except MissingObject:
+            if at == commit:
+                raise
+            return
         yield found
         at = found.previous if is_id(found.previous) else None
 

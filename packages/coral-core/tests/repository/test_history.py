@@ -211,6 +211,27 @@ def test_chain_goes_by_what_training_went_on_from(repo: Repository) -> None:
     assert [commit.id for commit in repo.chain(d)] == [d]
 
 
+def test_a_chain_ends_where_a_branch_is_gone(repo: Repository) -> None:
+    def save(step: int, previous: str | None, branch: str, *reasons: str) -> str:
+        training = {"step": step, "previous": previous, "run": branch}
+        return repo.commit({"a": np.full(2, step)}, branch=branch, training=training, reasons=reasons)
+
+    start = repo.commit(ONE)
+    repo.branch("other", start)
+    before = save(1, None, "other", "best")
+    ids = [save(2, before, "main")]
+    ids.append(save(3, ids[0], "main"))
+    repo.delete_branch("other")
+    repo.gc(0)
+    assert [commit.id for commit in repo.chain()] == ids[::-1]
+    assert repo.resolve("step:2") == ids[0]
+    for ref in ("best", "step:1"):
+        with pytest.raises(UnknownRef):
+            repo.resolve(ref)
+    with pytest.raises(UnknownRef):
+        list(repo.chain(before))
+
+
 def test_stats(repo: Repository, folder: Path, weights: Weights) -> None:
     repo.commit(weights())
     repo.commit(weights(1), branch="x", state={"m": np.ones(4)})

@@ -530,6 +530,26 @@ def test_a_run_that_resumes_from_another_branch_prunes_nothing_there(repo, sourc
     assert steps(repo, "exp", pruned=False)[-2:] == [7, 8]
 
 
+@pytest.mark.parametrize("best", [False, True])
+def test_a_run_whose_beginning_is_gone_can_be_resumed(repo, source, caplog, best):
+    options = config(save_every_n_steps=1, save_on_best_metric="loss", keep_last_n_checkpoints=3)
+    with CheckpointManager(repo, options, source, branch="pretrain") as manager:
+        train(manager, source, 0, 3)
+        manager.emit(Evaluated(3, {"loss": 1.0}))
+    with CheckpointManager(repo, options, source, branch="finetune") as manager:
+        assert manager.restore("pretrain").step == 3
+        train(manager, source, 3, 5)
+    for tag in repo.tags():
+        repo.delete_tag(tag)
+    repo.delete_branch("pretrain")
+    repo.gc(0)
+    assert repo.fsck().ok
+    with CheckpointManager(repo, options, source, branch="finetune") as manager:
+        assert manager.restore(best=best).step == 5
+        train(manager, source, 5, 7)
+    assert steps(repo, "finetune", pruned=False) == [5, 6, 7]
+
+
 def test_a_run_that_had_stopped_early_says_so_when_it_is_resumed(repo, source):
     options = config(save_every_n_epochs=1, save_on_best_metric="loss", early_stopping_patience=1)
     with CheckpointManager(repo, options, source) as manager:
