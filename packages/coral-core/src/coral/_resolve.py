@@ -1,7 +1,7 @@
 """From what a user calls a commit to its id.
 
 HEAD   <branch>   <tag>   <remote>/<branch>   <6 or more hex digits>
-best   last   step:500   <branch>@best   <branch>@step:500
+best   last   step:500   <branch>@best   <branch>@step:500   <remote>/<branch>@best
 <any>~2   <any>^
 """
 
@@ -116,12 +116,15 @@ def named(store: Store, kind: str, name: str) -> str | None:
 
 
 def _branch(store: Store, branch: str, ref: str) -> str:
-    found = named(store, "heads", branch)
-    if found is not None:
-        return found
+    """The commit that a branch here is at, or else one that follows a remote."""
+    for kind in ("heads", "remotes"):
+        if found := named(store, kind, branch.removeprefix(f"refs/{kind}/")):
+            return found
+    known = known_refs(store, "heads", "remotes")
     if ref in ("HEAD", "best", "last") or ref.startswith("step:"):
-        raise UnknownRef(ref, detail=f"branch {branch!r} has no commit yet")
-    return _unknown(store, branch)
+        there = f"; there are: {', '.join(sorted(known)[:10])}" if known else ""
+        raise UnknownRef(ref, detail=f"branch {branch!r} has no commit yet{there}")
+    raise UnknownRef(branch, known)
 
 
 def _unknown(store: Store, ref: str) -> NoReturn:

@@ -221,6 +221,35 @@ def test_best_and_steps_are_looked_for_behind_commits_by_hand(repo: Repository, 
         repo.resolve("step:41")
 
 
+def test_a_branch_of_a_remote_has_a_best_and_steps(repo: Repository, ids: list[str], tmp_path: Path) -> None:
+    repo.add_remote("origin", tmp_path / "other")
+    repo.push()
+    training = {"step": 50, "run": "r", "previous": ids[4]}
+    repo.commit({"a": np.ones(2)}, training=training, reasons=["best"])
+    assert repo.resolve("origin/main@best") == repo.resolve("refs/remotes/origin/main@best") == ids[3]
+    assert repo.resolve("origin/main@last^") == ids[3]
+    assert repo.resolve("origin/main@step:10") == ids[1]
+    with pytest.raises(UnknownRef, match="step:50"):
+        repo.resolve("origin/main@step:50")
+
+
+def test_a_tag_has_no_best_and_is_not_suggested(repo: Repository, ids: list[str]) -> None:
+    repo.tag("paper")
+    with pytest.raises(UnknownRef, match=r"unknown ref 'paper'\. There are: 'main'"):
+        repo.resolve("paper@best")
+
+
+def test_where_a_branch_has_no_commit_those_that_have_are_named(repo: Repository) -> None:
+    for ref in ("best", "HEAD"):
+        with pytest.raises(UnknownRef, match=r"branch 'main' has no commit yet$"):
+            repo.resolve(ref)
+    for branch in ("second", "first"):
+        repo.commit({"a": np.ones(2)}, branch=branch)
+    for ref in ("best", "last", "step:1", "HEAD", "HEAD~1"):
+        with pytest.raises(UnknownRef, match="branch 'main' has no commit yet; there are: first, second"):
+            repo.resolve(ref)
+
+
 def test_no_run_behind_commits_by_hand(repo: Repository) -> None:
     for number in range(2):
         repo.commit({"a": np.full(2, number)})
