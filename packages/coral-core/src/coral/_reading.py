@@ -9,7 +9,7 @@ from coral import _resolve
 from coral._loading import StoredTensors
 from coral._naming import Naming
 from coral._summaries import Diff
-from coral.errors import CommitPruned, MissingObject, UnknownRef
+from coral.errors import CommitPruned, ConfigError, MissingObject, UnknownRef
 from coral.objects import Commit, Note, State, TensorEntry, decode_tree
 from coral.state import StateValue, unflatten
 from coral.store._partial import partial_names
@@ -36,6 +36,8 @@ class Reading(Naming):
 
     def log(self, ref: str = "HEAD", limit: int | None = None) -> list[Commit]:
         """The commit `ref` means and its ancestors, newest first, `limit` at most. Empty if HEAD has none."""
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise ConfigError(f"limit is {limit!r}; it must be a number of commits, 0 or more, or None for all")
         with self._doing(f"reading the log of {ref}"):
             try:
                 start = _resolve.resolve(self._store, ref)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coral import Repository
-from coral.errors import CommitPruned, CorruptObject, LimitExceeded, UnknownRef
+from coral.errors import CommitPruned, ConfigError, CorruptObject, LimitExceeded, UnknownRef
 from coral.objects import encode_commit
 from coral.store import Operation
 
@@ -196,6 +196,14 @@ def test_a_pruned_commit_keeps_its_record(repo: Repository) -> None:
     assert repo.stats().raw_bytes == before.raw_bytes - 16
     assert repo.load(second)["a"].data.tolist() == [1, 1]
     assert repo.fsck().ok
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, "2", True])
+def test_a_limit_that_cannot_be(repo: Repository, limit: Any) -> None:
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="limit"):
+            repo.log(limit=limit)
+        repo.commit(ONE)
 
 
 def test_chain_goes_by_what_training_went_on_from(repo: Repository) -> None:
