@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,19 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones(repo: Repository, url:
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises((UnsafeInput, ConfigError)):
         check_url(url)
+
+
+@pytest.mark.parametrize("url", [f"s3:/bucket/{CANARY}", f"S3:/{CANARY}", Path("gs://bucket/weights"), "file:/mnt/x"])
+def test_a_url_with_one_slash_is_not_taken_for_a_folder(repo: Repository, url: str | Path) -> None:
+    with pytest.raises(ConfigError, match=r"(s3|gs|file)://.*\./") as caught:
+        repo.add_remote("origin", url)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["./s3:/x", "a/s3:/x", "/mnt/s3:/x", "s3:x", "s3", "1:/x"])
+def test_a_path_with_a_colon_is_a_path(path: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_url(path) == os.path.abspath(path)
 
 
 def test_a_path_is_stored_whole(repo: Repository, tmp_path: Path, monkeypatch) -> None:

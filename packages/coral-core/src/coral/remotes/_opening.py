@@ -16,13 +16,14 @@ __all__ = ["check_url", "open_remote", "schemes"]
 GROUP = "coral.remotes"
 _OBJECT_STORES = ("s3", "gs", "az", "memory")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,19}):/")
 _LONGEST = 2048
 
 
 def check_url(url: str | os.PathLike[str]) -> str:
     """A URL, or a folder's absolute path, as it may be stored; UnsafeInput for one with credentials, which stay unsaid.
 
-    ConfigError for an unknown scheme.
+    ConfigError for an unknown scheme, and for one with a single slash, which would be a folder's path.
     """
     text = os.fspath(url)
     if not isinstance(text, str) or not text or len(text) > _LONGEST or not text.isprintable():
@@ -31,6 +32,11 @@ def check_url(url: str | os.PathLike[str]) -> str:
     if scheme is None:
         if "::" in text:
             raise UnsafeInput("chained URLs (with '::') are refused: name the one place that the remote is at")
+        if match := _ONE_SLASH.match(text):
+            raise ConfigError(
+                f"{match[1]}:/ with one slash begins no URL: write {match[1].lower()}://. For a folder of that name "
+                f"write ./{match[1]}:/"
+            )
         return os.path.abspath(os.path.expanduser(text))
     parts = urlsplit(text)
     if "@" in parts.netloc or parts.query or parts.fragment or "::" in text:
