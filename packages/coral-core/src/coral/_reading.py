@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 from coral import _resolve
@@ -92,18 +93,8 @@ class Reading(Naming):
         """
         with self._doing(f"loading {ref}"):
             found = self._unpruned(ref)
-            try:
+            with self._not_fetched(": ask for these by names=, or clone it whole."):
                 return StoredTensors(self._store, self._tree(found), found.id, names)
-            except MissingObject as error:
-                held = partial_names(self._store.fs)
-                if held is None:
-                    raise
-                raise MissingObject(
-                    f"{error} Of what was fetched, this clone has only {', '.join(sorted(held))}: ask for these by "
-                    "names=, or clone it whole.",
-                    tensor=error.tensor,
-                    commits=error.commits,
-                ) from error
 
     def load_state(self, ref: str = "HEAD") -> StateValue:
         """The training state that was committed with the weights, as it was; None where there was none."""
@@ -112,8 +103,26 @@ class Reading(Naming):
             if found.state is None:
                 return None
             what = f"the state of commit {found.id[:12]}"
-            state = State.decode(self._store.read_object("state", found.state), what)
-            return unflatten(state.value, StoredTensors(self._store, state.tensors, found.id).__getitem__, what)
+            with self._not_fetched(", and no training state: clone it whole."):
+                state = State.decode(self._store.read_object("state", found.state), what)
+                tensors = StoredTensors(self._store, state.tensors, found.id)
+            return unflatten(state.value, tensors.__getitem__, what)
+
+    @contextmanager
+    def _not_fetched(self, advice: str) -> Iterator[None]:
+        """Say of what is missing, in a clone of some weights alone, that it was not asked for: it is no damage."""
+        try:
+            yield
+        except MissingObject as error:
+            held = partial_names(self._store.fs)
+            if held is None:
+                raise
+            raise MissingObject(
+                f"{str(error).removesuffix(' Run fsck.')} Of what was fetched, this clone has only "
+                f"{', '.join(sorted(held))}{advice}",
+                tensor=error.tensor,
+                commits=error.commits,
+            ) from error
 
     def _unpruned(self, ref: str) -> Commit:
         found = self.show(ref)

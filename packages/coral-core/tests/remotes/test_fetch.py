@@ -251,6 +251,9 @@ def test_a_clone_of_named_tensors_has_these_alone(repo: Repository, remote, push
     np.testing.assert_array_equal(found.load(names=["frozen"])["frozen"].data, trained(1)["frozen"])
     with pytest.raises(MissingObject, match="frozen, step"):
         found.load()
+    with pytest.raises(MissingObject, match=r"frozen, step.* no training state: clone it whole") as caught:
+        found.load_state()
+    assert "fsck" not in str(caught.value)
     assert found.fsck().ok
     found.gc()
     assert found.load(names=["step"])["step"].data == 5
