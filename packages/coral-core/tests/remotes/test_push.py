@@ -18,6 +18,7 @@ from coral.errors import (
     UnknownRef,
     UnknownRemote,
 )
+from coral.store._pack import read_directory
 
 
 def test_a_folder_that_was_pushed_to_is_a_repository(repo: Repository, commits, same, other: Path) -> None:
@@ -336,3 +337,25 @@ def test_a_damaged_copy_here_is_not_spread(repo: Repository, remote, commits, fl
     with pytest.raises(CorruptObject):
         repo.push("test://memory")
     assert not [name for name in remote.files if name.startswith(("packs/", "refs/"))]
+
+
+@pytest.mark.parametrize("which", ["before", "after"])
+def test_a_damaged_copy_here_is_passed_by_where_another_is_whole(
+    repo: Repository, remote, there, commits, same, flip, which: str
+) -> None:
+    ids = commits(1, 2, 3, 4)
+    packs = repo.path / "packs"
+    before = {path: path.read_bytes() for path in packs.iterdir()}
+    repo.repack()
+    after = set(packs.iterdir()) - before.keys()
+    for path, content in before.items():
+        path.write_bytes(content)  # as a repack that is killed leaves it
+    old, new = ({path: read_directory(repo.store.fs, path.stem) for path in some} for some in (before, after))
+    twice = {id for pack in old.values() for id in pack.ids} & {id for pack in new.values() for id in pack.ids}
+    assert len(twice) >= 4
+    for path, pack in (old if which == "before" else new).items():
+        for entry in pack.entries():
+            if entry.id in twice:
+                flip(path, entry.offset + entry.size // 2)
+    Repository(repo.path).push("test://memory")
+    same(there(), repo, *ids)

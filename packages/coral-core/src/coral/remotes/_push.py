@@ -18,11 +18,12 @@ from coral import _json
 from coral.delta import DeltaConfig
 from coral.errors import Conflict, CoralError, CorruptObject, Diverged, MissingObject
 from coral.maintenance import Collector, Progress
+from coral.maintenance._inventory import Copy
 from coral.objects import Commit
 from coral.remotes._graph import Graph, Parts
 from coral.remotes._newest import Newest
 from coral.remotes._notes import FoundNote, note_paths, read_note
-from coral.remotes._sending import plan_sending
+from coral.remotes._sending import damaged_copies, plan_sending
 from coral.remotes._side import THREADS, Side
 from coral.remotes._transfer import send
 from coral.store import Operation, Store, _refs, intent
@@ -179,11 +180,15 @@ def _check(work: _Work, before: _refs.RefEntry | None) -> None:
 
 
 def _send(work: _Work, operation: Operation, progress: Progress | None) -> None:
-    """Send what is missing, until nothing of what is relied upon has gone meanwhile."""
+    """Send what is missing, until nothing of what is relied upon has gone meanwhile.
+
+    Copies here that turn out to be damaged are passed by, where others are whole; CorruptObject where none is.
+    """
     ours, side = work.ours, work.side
     side.look()
     _read_notes(work)
-    for _ in range(_TRIES):
+    damaged: set[tuple[str, Copy]] = set()
+    for left in reversed(range(_TRIES)):
         wanted, order = _wanted(work)
         settled, lost = side.settled(wanted)
         relies = {copy.pack for copy in settled.values()}
@@ -192,12 +197,22 @@ def _send(work: _Work, operation: Operation, progress: Progress | None) -> None:
         if not lost and not work.new:
             return
         with ours.copies() as copies:
-            plan = plan_sending(ours, copies, settled, before=before, commits=order, lost=set(lost))
-            operation.needs({*relies, *plan.packs})
-            side.look()
-            if all(map(side.has, relies)):
-                work.done.bytes_sent += send(ours, side, plan, copies, lambda pack: operation.needs([pack]), progress)
-                return
+            try:
+                plan = plan_sending(
+                    ours, copies, settled, before=before, commits=order, lost=set(lost), damaged=damaged
+                )
+                operation.needs({*relies, *plan.packs})
+                side.look()
+                if all(map(side.has, relies)):
+                    sent = send(ours, side, plan, copies, lambda pack: operation.needs([pack]), progress)
+                    work.done.bytes_sent += sent
+                    return
+            except CorruptObject:
+                of = [*wanted, *(entry.id for parts in before for _, entry in parts.tensors())]
+                found = damaged_copies(ours, of) - damaged
+                if not (left and found):
+                    raise
+                damaged |= found
     raise Conflict(f"{side.url} is being collected over and over: try again later")
 
 

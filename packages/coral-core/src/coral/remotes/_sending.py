@@ -17,13 +17,14 @@ from coral._digest import Bytes
 from coral.delta import Choice, DeltaConfig
 from coral.errors import CorruptObject, MissingObject
 from coral.maintenance._bases import Bases, Encoding
+from coral.maintenance._gc import pieces
 from coral.maintenance._inventory import Copy, Inventory, settle
 from coral.objects import TensorEntry
 from coral.remotes._graph import Parts
 from coral.store import Chain, Copies, Store
 from coral.store._pack import RAW
 
-__all__ = ["Item", "Plan", "plan_sending", "whole"]
+__all__ = ["Item", "Plan", "damaged_copies", "plan_sending", "whole"]
 
 _DEPTH = 2  # differences on one another that the other side is given at most
 _FULL = 256 << 20  # bytes after which what is sent goes on in another pack: what a cut may cost
@@ -232,13 +233,19 @@ def plan_sending(
     before: Iterable[Parts],
     commits: Iterable[tuple[str | None, Parts | None]],
     lost: set[str],
+    damaged: Iterable[tuple[str, Copy]] = (),
 ) -> Plan:
     """Plan what to send of `lost`: the parts of some commits, parents first, with the commits where they are missing.
 
     `before` are the parts of commits that the other side has, in order. A commit without parts is sent as a record.
+    `damaged` are copies here that are passed by.
     """
     inventory = Inventory(ours)
     inventory.refresh()
+    for id, copy in damaged:
+        copies.pass_by(copy.pack, copy.number)
+        if copy in inventory.copies.get(id, ()):
+            inventory.refuse(id, copy)
     planner = Planner(ours, copies, inventory, theirs)
     try:
         for there in before:
@@ -252,3 +259,39 @@ def plan_sending(
     except EOFError as error:
         raise CorruptObject(f"what is to be sent cannot be read: {error}. Run fsck.") from error
     return split(planner.items, inventory)
+
+
+def damaged_copies(ours: Store, ids: Iterable[str]) -> set[tuple[str, Copy]]:
+    """The copies of some objects, and of their bases, that are not what was stored, where another one is whole.
+
+    All that has several copies is read for it.
+    """
+    inventory = Inventory(ours)
+    inventory.refresh()
+    found: set[tuple[str, Copy]] = set()
+    seen: set[str] = set()
+    waiting = list(ids)
+    with ours.copies() as copies:
+        while waiting:
+            id = waiting.pop()
+            if id in seen:
+                continue
+            seen.add(id)
+            held = inventory.copies.get(id, [])
+            waiting += [copy.base for copy in held if copy.base]
+            bad = [copy for copy in held if _is_damaged(copies, copy)] if len(held) > 1 else []
+            if len(bad) < len(held):
+                found |= {(id, copy) for copy in bad}
+    return found
+
+
+def _is_damaged(copies: Copies, copy: Copy) -> bool:
+    try:
+        file, pack = copies.open(copy.pack)
+        for _ in pieces(file, pack.checked(copy.number)):
+            pass
+    except (CorruptObject, EOFError):
+        return True
+    except MissingObject:  # its pack is gone meanwhile
+        pass
+    return False

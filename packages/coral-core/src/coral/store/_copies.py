@@ -42,6 +42,7 @@ class Copies:
         self._open: dict[str, tuple[ReadFile, Directory] | None] = {}
         self.refused: dict[str, CorruptObject | NewerFormat] = {}
         """Why a copy of an object is left out: its entry lies, or is a newer coral's."""
+        self._passed_by: set[tuple[str, int]] = set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -197,11 +198,17 @@ class Copies:
 
     def _entry(self, pack: Directory, number: int) -> Entry | None:
         """An entry; None if it is refused: another copy may do."""
+        if (pack.name, number) in self._passed_by:
+            return None
         try:
             return pack.entry(number)
         except (CorruptObject, NewerFormat) as error:
             self.refused[pack.ids[number]] = error
             return None
+
+    def pass_by(self, pack: str, number: int) -> None:
+        """Do not go by an entry of a pack: it is known to be damaged, and another copy is whole."""
+        self._passed_by.add((pack, number))
 
     def open(self, name: str) -> tuple[ReadFile, Directory]:
         """A pack, opened; MissingObject if it is gone or damaged."""
