@@ -195,6 +195,49 @@ def test_a_later_state_of_what_is_pruned_on_both_sides_does_not_stop_a_pull(
     found.gc()
 
 
+def test_a_later_state_that_came_with_a_cut_fetch_comes_again(
+    repo: Repository, pushed, clone, commits, same, monkeypatch
+) -> None:
+    found = clone()
+    (new,) = commits(6)
+    repo.annotate(new, state={"step": 6, "late": np.arange(4)})
+    repo.push("test://memory")
+
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(found, "_track", cut)
+        with pytest.raises(KeyboardInterrupt):
+            found.fetch()
+    found.gc(0)
+    found.pull()
+    same(found, repo, new)
+    assert found.load_state(new)["late"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("collected", [True, False])
+def test_a_branch_that_was_deleted_here_comes_back_with_the_states_that_are_left(
+    repo: Repository, pushed, clone, commits, same, collected: bool
+) -> None:
+    found = clone()
+    (new,) = commits(6, branch="experiment")
+    repo.push("test://memory", "experiment")
+    found.pull(branch="experiment")
+    found.annotate(new, metrics={"loss": 0.5}, state={"step": 6, "late": np.arange(4)})
+    found.delete_branch("experiment")
+    found.remove_remote("origin")
+    if collected:
+        found.gc(0)
+    found.add_remote("origin", "test://memory")
+    found.pull(branch="experiment")
+    assert found.fsck().ok
+    found.gc(0)
+    assert found.show(new).metrics == {"loss": 0.5}
+    assert found.load_state(new)["step"] == 6
+    assert ("late" in found.load_state(new)) != collected
+
+
 # -- parts of it -------------------------------------------------------------------------------------------------------
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from coral.errors import CorruptObject, MissingObject, WeightsMismatch
 from coral.maintenance import Progress
 from coral.maintenance._inventory import Copy, Inventory, settle
-from coral.objects import Commit, Note, TensorEntry
+from coral.objects import Commit, Note, State, TensorEntry
 from coral.remotes._graph import Graph, Parts, check_tensor
 from coral.remotes._notes import FoundNote, commit_of, note_paths, read_note
 from coral.remotes._objects import RemoteObjects
@@ -62,6 +63,7 @@ class _Work:
     names: frozenset[str] | None
     new: list[Commit] = field(default_factory=list)  # that no ref here leads to, parents first
     notes: dict[str, list[FoundNote]] = field(default_factory=dict)  # of these and of older ones, that are not here
+    stateless: list[FoundNote] = field(default_factory=list)  # that are here, and whose states are nowhere any more
     records: set[str] = field(default_factory=set)  # commits of which the record alone is fetched: older than `depth`
 
     def pruned(self, commit: str) -> bool:
@@ -131,11 +133,14 @@ def _near(there: Graph, tips: Iterable[str], depth: int, known: set[str]) -> set
 
 
 def _read_notes(work: _Work, known: set[str]) -> None:
-    """Fetch the notes that are not here, on commits that are, or are about to be. A damaged one is warned of."""
-    wanted = known | {commit.id for commit in work.new}
+    """Fetch the notes that are not here, on commits that are, or are about to be. A damaged one is warned of.
+
+    On commits that no ref here leads to yet all are read: what notes that are here name may have been collected.
+    """
+    new = {commit.id for commit in work.new}
     mine = set(note_paths(work.ours.fs))
     there = [each.name for each in work.side.fs.files("notes")]
-    paths = [path for path in there if path not in mine and commit_of(path) in wanted]
+    paths = [path for path in there if commit_of(path) in new or (path not in mine and commit_of(path) in known)]
 
     def read(path: str) -> FoundNote | None:
         try:
@@ -150,10 +155,35 @@ def _read_notes(work: _Work, known: set[str]) -> None:
     for found in each_at_once(read, paths):
         if found is not None and not found.note.local:
             work.notes.setdefault(found.commit, []).append(found)
+    for path in sorted(mine.difference(there)):
+        if commit_of(path) in new:
+            _take_own(work, path)
     for commit in known & work.notes.keys():  # what is pruned there stays here, until it is pruned here
         if work.pruned(commit):  # and its later states are gone there
             notes = work.notes[commit]
             work.notes[commit] = [found for found in notes if not found.note.pruned and not found.note.state]
+
+
+def _take_own(work: _Work, path: str) -> None:
+    """Take in a note that this side alone has, without its state where that is gone."""
+    with suppress(CorruptObject, FileNotFoundError):
+        found = read_note(work.ours.fs, path)
+        if found.note.local:
+            return
+        if found.note.state and not _is_here(work.ours, found.note.state):
+            work.stateless.append(found)
+            found = replace(found, note=replace(found.note, state=None))
+        work.notes.setdefault(found.commit, []).append(found)
+
+
+def _is_here(ours: Store, state: str) -> bool:
+    try:
+        tensors = State.decode(ours.read_object("state", state), f"state {state[:12]}").tensors
+    except MissingObject:
+        return False
+    here = Inventory(ours)
+    here.refresh()
+    return not settle(here, [state, *(entry.id for entry in tensors.values())], frozenset())[1]
 
 
 def _receive(work: _Work, operation: Operation, progress: Progress | None) -> int:
@@ -246,6 +276,11 @@ def _write_notes(work: _Work) -> int:
         make_folder(fs, f"notes/{commit}", durable=True)
         for found in notes:
             count += put_if_absent(fs, found.path, found.content, durable=True)
+    for found in work.stateless:
+        work.ours.add_note(found.commit, replace(found.note, state=None))
+        with suppress(FileNotFoundError):  # another fetch
+            fs.unlink(found.path)
+        fs.fsync_dir(f"notes/{found.commit}")
     for commit in work.records:
         if not work.pruned(commit):
             work.ours.add_note(commit, Note(pruned=True, local=True, time=fs.now()))
