@@ -570,6 +570,30 @@ def test_a_note_that_said_that_a_commit_is_pruned(history: History) -> None:
     assert Repository(history.folder).show(history.ids[1]).pruned
 
 
+@pytest.mark.parametrize("part", [b'"local"', b'"pruned"', b'"commit"', b'"time"'])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_note_that_said_that_a_commit_was_not_fetched(
+    history: History, remote: Path, tmp_path: Path, part: bytes, whole: bool
+) -> None:
+    """It is not taken for one that the commit is pruned, which a push would do over there, too."""
+    clone = Repository.clone(remote, tmp_path / "clone", depth=1)
+    (note,) = (tmp_path / "clone/notes" / history.ids[1]).glob("*")
+    flip(note, note.read_bytes().index(part) + 3)
+    aside = tmp_path / "aside"
+    if not whole:
+        remote.rename(aside)
+    report = clone.fsck(repair=True)
+    if not whole:
+        aside.rename(remote)
+    assert report.ok == (whole or part != b'"pruned"')
+    assert Repository(tmp_path / "clone").show(history.ids[1]).pruned == (report.ok and not whole)
+    clone.commit(History.weights(9))
+    clone.push("origin", prune=True)
+    assert Repository(remote).fsck().ok
+    assert not Repository(remote).show(history.ids[1]).pruned
+    assert Repository(remote).load(history.ids[1])["own"].data.tolist() == [1] * 500
+
+
 def test_a_note_that_comes_from_a_damaged_remote_is_not_taken(history: History, remote: Path) -> None:
     for note in (note_of(history), *(remote / "notes" / history.ids[0]).iterdir()):
         flip(note, 30)

@@ -124,11 +124,13 @@ class _Repair:
         self._store.index.refresh()
         self._store.index.cover()
         self._bring((p.object for p in problems if p.object and not examined.found.has(p.object)), examined)
-        self._mend_notes(problems, examined)
         if any(problem.path == "partial" for problem in problems):
             self._mend_partial(examined)
+        if self._came != before:  # notes and refs, once it is known what has come
+            return
+        self._mend_notes(problems, examined)
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
-        if damaged and self._came == before:  # else once it is known what has come
+        if damaged:
             self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
 
     # -- packs ------------------------------------------------------------------------------------------------------
@@ -325,10 +327,18 @@ class _Repair:
             with suppress(OSError, CorruptObject):
                 said = self._fs.read(path, LIMIT)
             if b'"pruned":true' in said and commit not in examined.report.whole:
-                self._store.add_note(commit, Note(pruned=True, time=self._fs.now()))
+                self._store.add_note(commit, Note(pruned=True, time=self._fs.now(), local=self._is_local(said, commit)))
             with suppress(FileNotFoundError):
                 self.quarantine.take(path)
                 self.actions.append(f"{path}: set aside; what it said of commit {commit[:12]} is lost")
+
+    def _is_local(self, said: bytes, commit: str) -> bool:
+        """Whether a damaged note said of this copy alone that it lacks a commit.
+
+        In doubt it did, where there are remotes: they may hold what a push of the other kind of note would free.
+        """
+        as_prune_says = f'{{"commit":"{commit}","pruned":true,'.encode() in said
+        return b'"local":true' in said or (not as_prune_says and bool(self._fs.list("remotes")))
 
     def _note_elsewhere(self, path: str, commit: str) -> bytes | None:
         for source in list(self._sources):
