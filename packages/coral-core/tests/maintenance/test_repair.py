@@ -364,6 +364,47 @@ def test_a_difference_stays_where_it_is_when_its_base_is_damaged(
     assert Repository(folder).fsck().ok
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_difference_that_was_rescued_without_its_base(
+    repo: Repository,
+    grow: Callable[..., list[str]],
+    version: Callable[[int], Arrays],
+    fs: FileSystem,
+    folder: Path,
+    tmp_path: Path,
+    there: bool,
+) -> None:
+    """It is looked for all the same, and no later repair writes it once more."""
+    ids = grow(*range(6))
+    repo.repack()
+    if there:
+        other = Repository(tmp_path / "other", init=True)
+        for number in range(1, 6):
+            other.commit(version(number))
+        repo.add_remote("origin", other.path)
+    bases = {entry.id for entry in repo.tree(ids[0]).values()}
+    repo.prune(ids[0])
+    found = [(path, e) for path in (folder / "packs").iterdir() for e in read_directory(fs, path.stem).entries()]
+    differences = [(path, entry) for path, entry in found if entry.base in bases]
+    beside = dict(differences)  # one in each pack: the others have to be rescued
+    rescued = {entry.id for path, entry in differences if entry != beside[path]}
+    assert rescued
+    needed = [(path, entry) for path, entry in found if entry.id in {each.base for _, each in differences}]
+    for path, entry in [*beside.items(), *needed]:
+        flip(path, entry.offset + entry.size // 2)
+    report = Repository(folder).fsck(repair=True)
+    packs = set((folder / "packs").iterdir())
+    assert rescued <= {
+        entry.id for path in packs for entry in read_directory(fs, path.stem).entries() if entry.base in bases
+    }
+    lost = {problem.object for problem in report.problems if problem.commits}
+    assert not lost & rescued if there else rescued <= lost
+    again = Repository(folder).fsck(repair=True)
+    assert again.problems == report.problems
+    assert again.repaired == []
+    assert set((folder / "packs").iterdir()) == packs
+
+
 @pytest.mark.parametrize("whole", ["in the trash", "in the quarantine"])
 def test_a_pack_of_which_another_file_is_whole(history: History, whole: str) -> None:
     pack = history.pack(0)

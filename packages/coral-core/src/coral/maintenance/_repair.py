@@ -14,12 +14,12 @@ Nothing is deleted, and at no moment has anything that is whole less than one na
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from coral import _json
-from coral.errors import CoralError, CorruptObject, NewerFormat
+from coral.errors import CoralError, CorruptObject, MissingExtra, NewerFormat
 from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._fsck import Examined, examine
 from coral.maintenance._gc import Trash, pieces
@@ -111,10 +111,11 @@ class _Repair:
         self.quarantine = Quarantine(store.fs)
         self.actions: list[str] = []
         self._came: set[str] = set()
+        self._differences: set[str] = set()  # that were rescued: of use only with their bases
 
     def round(self, examined: Examined) -> None:
         """Mend what can be mended of what was found."""
-        problems, before = examined.report.problems, set(self._came)
+        problems, before = examined.report.problems, self._came | self._differences
         if any(problem.path == "format" for problem in problems) and restore_format(self._fs):
             self.actions.append("format: written anew")
         packs = {p.path for p in problems if p.path.startswith(("packs/", "trash/"))}
@@ -126,7 +127,7 @@ class _Repair:
         self._bring((p.object for p in problems if p.object and not examined.found.has(p.object)), examined)
         if any(problem.path == "partial" for problem in problems):
             self._mend_partial(examined)
-        if self._came != before:  # notes and refs, once it is known what has come
+        if self._came | self._differences != before:  # notes and refs, once it is known what has come
             return
         self._mend_notes(problems, examined)
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
@@ -177,15 +178,15 @@ class _Repair:
         finally:
             file.close()
 
-    def _rescue(self, path: str, name: str, only: set[str] | None = None) -> str | None:
-        """Write what is whole in a damaged pack into a new one (`only` some of it); that one's name, if any."""
+    def _rescue(self, path: str, name: str, wanted: Callable[[Entry], bool] | None = None) -> str | None:
+        """Write what is whole in a damaged pack, and wanted, into a new one; that one's name, if any."""
         try:
             file = self._fs.open(path)
         except CorruptObject:
             return None
         try:
             directory = find_directory(file, name)
-            entries = [] if directory is None else [*_intact(directory, file, only)]
+            entries = [] if directory is None else [*_intact(directory, file, wanted)]
             if directory is None or not entries:
                 return None
 
@@ -200,7 +201,8 @@ class _Repair:
         finally:
             file.close()
         self.actions.append(f"{path}: {len(entries)} of {len(directory)} objects are whole, and were written anew")
-        self._came |= {entry.id for entry in entries}
+        self._came |= {entry.id for entry in entries if entry.base is None}
+        self._differences |= {entry.id for entry in entries if entry.base is not None}
         return made.name
 
     def _put_back(self, examined: Examined) -> None:
@@ -222,10 +224,9 @@ class _Repair:
         """Look for what is lost, and then for what that leads to and is lost, too."""
         wanted = {id for id in ids if not self._has(id, examined)}
         while wanted:
-            before = set(self._came)
-            self._from_quarantine(wanted)
+            self._from_quarantine(wanted, examined)
             for source in list(self._sources):
-                if left := wanted - self._came:
+                if left := {id for id in wanted if not self._has(id, examined)}:
                     try:
                         came = source.bring(self._operation, left, examined)
                     except CoralError as error:
@@ -234,17 +235,39 @@ class _Repair:
                     self._came |= came
                     if came:
                         self.actions.append(f"{source.url}: {len(came)} objects restored")
-            new = (wanted & self._came) - before
+            new = [id for id in wanted if self._has(id, examined)]
             wanted = {id for each in new for id in self._leads_to(each, examined) if not self._has(id, examined)}
 
-    def _from_quarantine(self, wanted: set[str]) -> None:
+    def _from_quarantine(self, wanted: set[str], examined: Examined) -> None:
+        def lacks(entry: Entry) -> bool:
+            if entry.id not in left or (
+                entry.base and entry.base not in wanted and not self._has(entry.base, examined)
+            ):
+                return False
+            with self._store.copies() as copies:
+                return not any(
+                    (stored.entry.codec, stored.entry.base) == (entry.codec, entry.base) and is_intact(*stored)
+                    for stored in copies.all(entry.id)
+                )
+
         for path, name in [*quarantined_packs(self._fs)]:
-            if left := wanted - self._came:
+            if left := {id for id in wanted if not self._has(id, examined)}:
                 with suppress(FileNotFoundError):
-                    self._rescue(path, name, left)
+                    self._rescue(path, name, lacks)
 
     def _has(self, id: str, examined: Examined) -> bool:
+        if id in self._differences - self._came and self._opens(id):
+            self._came.add(id)
         return id in self._came or examined.found.has(id)
+
+    def _opens(self, id: str) -> bool:
+        """Whether some copy of a tensor, with what it is a difference from, gives what was stored."""
+        with self._store.copies() as copies, suppress(MissingExtra):
+            for chain in copies.chains(id):
+                with suppress(CorruptObject, EOFError, OSError):
+                    chain.verify()
+                    return True
+        return False
 
     def _leads_to(self, id: str, examined: Examined) -> Iterator[str]:
         """What an object that came names."""
@@ -359,10 +382,9 @@ def _name_of(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".pack")
 
 
-def _intact(directory: Directory, file: ReadFile, only: set[str] | None) -> Iterator[Entry]:
-    for number, id in enumerate(directory.ids):
-        if only is None or id in only:
-            with suppress(CorruptObject):
-                entry = directory.checked(number)
-                if is_intact(directory, file, entry):
-                    yield entry
+def _intact(directory: Directory, file: ReadFile, wanted: Callable[[Entry], bool] | None) -> Iterator[Entry]:
+    for number in range(len(directory)):
+        with suppress(CorruptObject):
+            entry = directory.checked(number)
+            if (wanted is None or wanted(entry)) and is_intact(directory, file, entry):
+                yield entry
