@@ -15,6 +15,7 @@ from coral.errors import CorruptObject, UnknownRef
 from coral.filesystem import FileSystem
 from coral.maintenance import FsckReport
 from coral.store import _index
+from coral.store._pack import read_directory
 from coral.store._refs import RefEntry
 
 Flip = Callable[..., None]
@@ -328,3 +329,89 @@ def test_a_commit_that_is_made_meanwhile(
     assert made
     assert report.problems == []
     assert repo.fsck().ok
+
+
+@pytest.fixture
+def beside(fs: FileSystem, around: Callable[..., FileSystem]) -> Callable[..., FsckReport]:
+    """Checks a repository in which something is done at the first operation of a kind on a path."""
+
+    def check(kind: str, path: str, do: Callable[[], object]) -> FsckReport:
+        done: list[bool] = []
+
+        def before(its_kind: str, its_path: str) -> None:
+            if (its_kind, its_path) == (kind, path) and armed and not done:
+                done.append(True)
+                do()
+
+        armed = False
+        opened = Repository(around(fs, before))
+        armed = True
+        report = opened.fsck()
+        assert done
+        return report
+
+    return check
+
+
+PACKS_ARE_LISTED = ("read", "format")
+"""What fsck does next."""
+REFS_ARE_READ = ("list", "notes")
+
+
+def test_a_repack_beside_it(
+    repo: Repository, grow: Callable[..., list[str]], folder: Path, beside: Callable[..., FsckReport]
+) -> None:
+    ids = grow(*range(6))
+    packs = set((folder / "packs").iterdir())
+    report = beside(*PACKS_ARE_LISTED, repo.repack)
+    assert packs - set((folder / "packs").iterdir())
+    assert report.problems == []
+    assert set(report.whole) == set(ids)
+    assert (report.commits, report.packs) == (6, len(list((folder / "packs").iterdir())))
+
+
+@pytest.mark.parametrize("when", [PACKS_ARE_LISTED, REFS_ARE_READ])
+def test_a_branch_that_is_deleted_and_collected_beside_it(
+    repo: Repository, history: dict[str, Path], beside: Callable[..., FsckReport], when: tuple[str, str]
+) -> None:
+    repo.commit({"only": np.full(500, 9.0)}, branch="x")
+
+    def do() -> None:
+        repo.delete_branch("x")
+        assert repo.gc().packs_removed
+
+    report = beside(*when, do)
+    assert report.problems == []
+    assert set(report.whole) == set(history)
+
+
+def test_what_is_committed_beside_it_is_not_dangling(
+    repo: Repository, history: dict[str, Path], beside: Callable[..., FsckReport]
+) -> None:
+    report = beside(*REFS_ARE_READ, lambda: repo.commit({"own": np.full(500, 9.0)}))
+    assert (report.problems, report.dangling) == ([], [])
+    assert report.commits == 4
+
+
+def test_a_difference_that_is_collected_with_its_base(
+    repo: Repository, grow: Callable[..., list[str]], folder: Path, fs: FileSystem, around: Callable[..., FileSystem]
+) -> None:
+    """It was open, and what it is a difference from was not yet."""
+    grow(*range(6), branch="old")
+    repo.repack()
+    packs = {path.name: read_directory(fs, path.stem) for path in (folder / "packs").iterdir()}
+    pack = next(f"packs/{name}" for name, held in packs.items() if any(entry.base for entry in held.entries()))
+    repo.commit({"a": np.ones(3)})
+    opened: list[bool] = []
+
+    def before(kind: str, path: str) -> None:
+        if (kind, path) == ("open", pack):
+            opened.append(True)
+        elif opened == [True] and kind == "open" and path.startswith("packs/"):
+            opened.append(True)
+            repo.delete_branch("old")
+            assert repo.gc().packs_removed
+
+    report = Repository(around(fs, before)).fsck()
+    assert len(opened) > 1
+    assert report.problems == []

@@ -27,6 +27,7 @@ __all__ = ["Examined", "Found", "examine", "fsck"]
 
 _GROUP, _GROUP_BYTES = 64, 8 << 20  # packs, and bytes, that a thread checks at a time
 _DERIVED = ". It is derived: remove it, and it is made anew"
+_LOOKS = 5  # for what others may be moving about
 _NAMED = 8  # trees that are asked what they call something that is lost
 
 
@@ -92,25 +93,56 @@ def fsck(store: Store) -> FsckReport:
 
 def examine(store: Store) -> Examined:
     """Check a whole repository, as `fsck` does."""
-    report, found = FsckReport(), Found()
+    report, found, seen = FsckReport(), Found(), dict[str, NDArray[Any] | None]()
+    lost: list[Problem] = []
     # what refs and notes name is looked at before the packs: what is committed meanwhile is not missed then
-    head = _check_ref(store, _refs.HEAD)
-    refs = [head, *(_check_ref(store, folder) for folder in _ref_folders(store))]
+    named = list(_check_refs(store))
+    tips = _tips(store)
     noted = list(_take_notes(store, found))
-    files = []
+    files, strays = _list_packs(store)
+    report.problems += [*strays, *_check_small(store)]
+    for _ in range(_LOOKS):
+        _check_packs(store, files, report, found, seen)
+        found.pruned |= _pruned(store)  # what was pruned meanwhile may have gone
+        lost = _check_reachable(store, report, found, tips)
+        if not lost:
+            break
+        # it may have been moved since packs were listed, or have gone with the ref that led to it
+        before, tips = tips, _tips(store)
+        files = [path for path in _list_packs(store)[0] if _name_of(path) not in seen]
+        if not files and tips == before:
+            break
+    report.packs, report.tensors, report.commits = len(seen), len(found.tensors), len(found.commits)
+    report.problems += _check_index(store, {name: rows for name, rows in seen.items() if rows is not None})
+    report.problems += [*named, *noted, *lost]
+    _find_dangling(store, report, found, tips)
+    _check_head(store, report, found)
+    return Examined(report, found)
+
+
+def _list_packs(store: Store) -> tuple[list[str], list[Problem]]:
+    """The packs, those in the trash too, and what else is where they are."""
+    files, strays = [], []
     for folder in ("packs", *(f"trash/{name}" for name in store.fs.list("trash"))):
         for file in sorted(store.fs.list(folder)):
             if is_id(file.removesuffix(".pack")) and file.endswith(".pack"):
                 files.append(f"{folder}/{file}")
             else:
-                report.problems.append(Problem(f"{folder}/{file}", "is not a pack"))
-    report.problems += _check_small(store)
-    groups = pool().map(lambda group: [(path, *_check_pack(store, path)) for path in group], _groups(store, files))
-    seen, rows = set(), dict[str, NDArray[Any]]()
-    for path, entries, problems, said in chain.from_iterable(groups):
-        seen.add(name := _name_of(path))  # one that is being collected may have two names
-        if said is not None:
-            rows[name] = said
+                strays.append(Problem(f"{folder}/{file}", "is not a pack"))
+    return files, strays
+
+
+def _check_packs(
+    store: Store, files: list[str], report: FsckReport, found: Found, seen: dict[str, NDArray[Any] | None]
+) -> None:
+    """Check packs; `seen` is to have what an index has to say of each that was there."""
+    groups = pool().map(lambda group: [(path, _check_pack(store, path)) for path in group], _groups(store, files))
+    for path, checked in chain.from_iterable(groups):
+        if checked is None:
+            continue
+        entries, problems, said = checked
+        name = _name_of(path)  # one that is being collected may have two names
+        seen[name] = seen.get(name) if said is None else said
         report.problems += problems
         for entry, payload in entries:
             try:
@@ -118,18 +150,6 @@ def examine(store: Store) -> Examined:
                 report.bytes_checked += entry.size
             except CoralError as error:
                 report.problems.append(Problem(path, str(error), object=entry.id))
-    report.packs = len(seen)
-    report.tensors, report.commits = len(found.tensors), len(found.commits)
-    report.problems += _check_index(store, rows)
-    tips = []
-    for problems, values in refs:
-        report.problems += problems
-        tips += values
-    report.problems += noted
-    found.pruned |= _pruned(store)  # what was pruned meanwhile may have gone
-    _check_reachable(store, report, found, tips)
-    _check_head(store, report, found)
-    return Examined(report, found)
 
 
 def _check_small(store: Store) -> Iterator[Problem]:
@@ -171,7 +191,8 @@ _Checked = tuple[list[tuple[Entry, bytes | None]], list[Problem], NDArray[Any] |
 """What is whole in a pack, what is damaged, and what an index has to say of it, where its directory is whole."""
 
 
-def _check_pack(store: Store, path: str) -> _Checked:
+def _check_pack(store: Store, path: str) -> _Checked | None:
+    """Check all that is in a pack; None if it has been collected since it was listed."""
     good: list[tuple[Entry, bytes | None]] = []
     problems = []
     name, rows = _name_of(path), None
@@ -181,7 +202,7 @@ def _check_pack(store: Store, path: str) -> _Checked:
         except FileNotFoundError:
             file = store.open_pack(name)  # it was moved since it was listed
     except FileNotFoundError:
-        return good, [], None  # collected since it was listed
+        return None
     except (OSError, CorruptObject) as error:
         return good, [Problem(path, f"cannot be opened: {error}")], None
     copies = Copies(store)
@@ -203,7 +224,17 @@ def _check_pack(store: Store, path: str) -> _Checked:
     finally:
         file.close()
         copies.close()
-    return good, problems, rows
+    # what it had differences from may have been collected with it
+    return None if problems and _is_gone(store, name) else (good, problems, rows)
+
+
+def _is_gone(store: Store, name: str) -> bool:
+    with suppress(CorruptObject, OSError):
+        try:
+            store.open_pack(name).close()
+        except FileNotFoundError:
+            return True
+    return False
 
 
 def _name_of(path: str) -> str:
@@ -230,30 +261,35 @@ def _ref_folders(store: Store) -> Iterator[str]:
             yield from (f"refs/{kind}/{component}" for component in store.fs.list(f"refs/{kind}"))
 
 
-def _check_ref(store: Store, folder: str) -> tuple[list[Problem], list[tuple[str, str]]]:
-    """What is wrong with a ref, and the commit that it names, as (commit, folder)."""
-    problems = []
-    newer: _refs.RefEntry | None = None
-    for entry in _refs.history(store.fs, folder):
-        if isinstance(entry, CorruptObject):
-            problems.append(Problem(entry.path or folder, str(entry)))
-            newer = None
-            continue
-        if newer and newer.seq == entry.seq + 1 and newer.prev != entry.nonce:
-            problems.append(Problem(folder, f"entry {newer.seq} of its log does not follow on entry {entry.seq}"))
-        newer = entry
-    problems += [Problem(folder, f"entry {seq} of its log is missing") for seq in _refs.missing(store.fs, folder)]
-    try:
-        newest = _refs.read(store.fs, folder)
-    except CorruptObject:
-        return problems, []
-    if newest is None or newest.value is None:
-        return problems, []
-    if folder == _refs.HEAD:
-        if not newest.value.startswith("refs/heads/"):
-            problems.append(Problem(folder, f"names {newest.value[:80]!r}, which is no branch"))
-        return problems, []
-    return problems, [(newest.value, folder)]
+def _tips(store: Store) -> list[tuple[str, str]]:
+    """The commits that refs name, each as (commit, folder of the ref)."""
+    found = []
+    for folder in _ref_folders(store):
+        with suppress(CorruptObject):
+            newest = _refs.read(store.fs, folder)
+            if newest is not None and newest.value is not None:
+                found.append((newest.value, folder))
+    return found
+
+
+def _check_refs(store: Store) -> Iterator[Problem]:
+    """What is wrong with HEAD, and with each ref by itself."""
+    for folder in (_refs.HEAD, *_ref_folders(store)):
+        newer: _refs.RefEntry | None = None
+        for entry in _refs.history(store.fs, folder):
+            if isinstance(entry, CorruptObject):
+                yield Problem(entry.path or folder, str(entry))
+                newer = None
+                continue
+            if newer and newer.seq == entry.seq + 1 and newer.prev != entry.nonce:
+                yield Problem(folder, f"entry {newer.seq} of its log does not follow on entry {entry.seq}")
+            newer = entry
+        for seq in _refs.missing(store.fs, folder):
+            yield Problem(folder, f"entry {seq} of its log is missing")
+    with suppress(CorruptObject):
+        head = _refs.read(store.fs, _refs.HEAD)
+        if head is not None and head.value is not None and not head.value.startswith("refs/heads/"):
+            yield Problem(_refs.HEAD, f"names {head.value[:80]!r}, which is no branch")
 
 
 def _take_notes(store: Store, found: Found) -> Iterator[Problem]:
@@ -274,25 +310,20 @@ def _pruned(store: Store) -> set[str]:
     return {commit for commit, note in notes if isinstance(note, Note) and note.pruned}
 
 
-def _check_reachable(store: Store, report: FsckReport, found: Found, tips: list[tuple[str, str]]) -> None:
-    """Whether all that the refs lead to is there; tensors need not be where only some were fetched."""
+def _check_reachable(store: Store, report: FsckReport, found: Found, tips: list[tuple[str, str]]) -> list[Problem]:
+    """What is lost of all that the refs lead to; tensors need not be there where only some were fetched."""
     try:
         partial = partial_names(store.fs) is not None
     except CorruptObject:
         partial = True
-    lost, seen = Lost(store, found), set[str]()
-    waiting = [commit for commit, _ in tips]
+    lost, problems = Lost(store, found), []
     for commit, folder in tips:
         if commit not in found.commits:
             message = f"names commit {commit[:12]}, which no pack holds"
-            report.problems.append(Problem(folder, message, (commit,), object=commit))
-    while waiting:
-        id = waiting.pop()
-        if id in seen or id not in found.commits:
-            continue
-        seen.add(id)
+            problems.append(Problem(folder, message, (commit,), object=commit))
+    report.whole = []
+    for id in _history(found, tips):
         record, whole = found.commits[id], True
-        waiting += record.parents
         for parent in record.parents:
             if parent not in found.commits:
                 lost.add(f"commit {parent}", parent, id)
@@ -306,8 +337,24 @@ def _check_reachable(store: Store, report: FsckReport, found: Found, tips: list[
                     lost.add(what, id, part=(kind, part))
         if whole:
             report.whole.append(id)
-    report.problems += lost.problems(_NAMED)
-    loose = found.commits.keys() - seen
+    return [*problems, *lost.problems(_NAMED)]
+
+
+def _history(found: Found, tips: list[tuple[str, str]]) -> Iterator[str]:
+    """The commits that refs lead to and that are there."""
+    waiting, seen = [commit for commit, _ in tips], set[str]()
+    while waiting:
+        id = waiting.pop()
+        if id not in seen and id in found.commits:
+            seen.add(id)
+            waiting += found.commits[id].parents
+            yield id
+
+
+def _find_dangling(store: Store, report: FsckReport, found: Found, tips: list[tuple[str, str]]) -> None:
+    loose = found.commits.keys() - set(_history(found, tips))
+    if loose:  # what was committed meanwhile is not
+        loose -= set(_history(found, _tips(store)))
     report.dangling = sorted(loose - {parent for id in loose for parent in found.commits[id].parents})
 
 
