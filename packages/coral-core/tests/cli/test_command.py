@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import coral
 from coral import Repository
 from coral.cli import main
+from coral.filesystem import LocalFileSystem
 from coral.maintenance._repack import _lease
 from coral.store._files import seal
 
@@ -139,6 +142,42 @@ def test_fsck_of_a_repository_that_cannot_be_opened(
     if how != "newer":
         assert len(Repository(repo.path).log()) == 3
         assert main(["fsck", str(repo.path)]) == 0
+
+
+@pytest.mark.parametrize("folder", ["tmp", "notes", "index", "intents"])
+def test_fsck_where_an_empty_folder_was_lost_with_the_format(repo: Repository, folder: str) -> None:
+    shutil.rmtree(repo.path / folder)
+    (repo.path / "format").unlink()
+    assert main(["fsck", str(repo.path)]) == 4
+    assert main(["fsck", str(repo.path), "--repair"]) == 1
+    assert main(["fsck", str(repo.path)]) == 0
+    assert len(Repository(repo.path).log()) == 3
+
+
+@pytest.mark.parametrize("how", ["changed", "lost"])
+def test_fsck_where_the_disk_takes_no_format(
+    repo: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    file = repo.path / "format"
+    file.unlink() if how == "lost" else file.write_bytes(b"x")
+
+    def create(self: LocalFileSystem, path: str) -> None:
+        raise OSError(errno.EFBIG, "File too large", path)
+
+    monkeypatch.setattr(LocalFileSystem, "create", create)
+    assert main(["fsck", str(repo.path), "--repair"]) == 8
+    assert capsys.readouterr().err.startswith("coral fsck: repairing the repository")
+
+
+def test_an_error_of_fsck_itself_is_not_taken_for_a_repair(
+    repo: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Repository, repair: bool) -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    monkeypatch.setattr(Repository, "fsck", fail)
+    assert main(["fsck", str(repo.path)]) == 8
+    assert "ZeroDivisionError: nobody thought of it" in capsys.readouterr().err
 
 
 def test_fsck_takes_no_other_folder_for_a_repository(tmp_path: Path) -> None:

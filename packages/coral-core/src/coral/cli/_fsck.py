@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 from typing import Any
 
-from coral.errors import CorruptObject, NotARepository
+from coral.errors import CoralError, CorruptObject, NotARepository, storage_errors
 from coral.filesystem import LocalFileSystem
 from coral.maintenance import restore_format
 from coral.repository import Repository
@@ -41,7 +42,18 @@ def add_fsck(commands: Any) -> None:
     parser.set_defaults(run=_fsck, failed=_FAILED)
 
 
-def _fsck(args: argparse.Namespace) -> str:
+def _fsck(args: argparse.Namespace) -> str | None:
+    try:
+        return _checked(args)
+    except CoralError:
+        raise
+    except Exception:  # noqa: BLE001 - Python's own status would say that there was damage, and that it is mended
+        traceback.print_exc()
+        args.status = _FAILED
+        return None
+
+
+def _checked(args: argparse.Namespace) -> str:
     repo, restored = _opened(args.path, args.repair)
     if repo is None:
         args.status = _DAMAGED
@@ -60,9 +72,10 @@ def _opened(path: str, repair: bool) -> tuple[Repository | None, bool]:
         return Repository(path), False
     except (CorruptObject, NotARepository):
         fs = LocalFileSystem(path)
-        if not {"packs", "refs", "notes"} <= {*fs.list("")} or not fs.list("refs"):
-            raise
-        if not repair:
-            return None, False
-        restored = restore_format(fs)
+        with storage_errors(f"repairing the repository {path}"):
+            if not {"packs", "refs"} <= {*fs.list("")} or not fs.list("refs"):
+                raise
+            if not repair:
+                return None, False
+            restored = restore_format(fs)
         return Repository(path), restored

@@ -29,8 +29,8 @@ from coral.maintenance._report import FsckReport, Problem
 from coral.maintenance._salvage import find_directory, is_intact
 from coral.objects import Note, State, decode_commit, decode_tree
 from coral.store import Operation, Store, intent, intents
-from coral.store._files import LIMIT, put_if_absent, seal, unseal
-from coral.store._format import FORMAT
+from coral.store._files import LIMIT, make_folder, put_if_absent, seal, unseal
+from coral.store._format import FOLDERS, FORMAT
 from coral.store._pack import Directory, Entry, PackWriter, directory_of
 from coral.store._partial import partial_content, partial_names
 
@@ -92,6 +92,8 @@ def restore_format(fs: FileSystem) -> bool:
     There is one format so far: a repository whose packs this coral reads has it.
     """
     content = seal(_json.dumps({"format": FORMAT}))
+    for folder in FOLDERS:  # empty ones get lost together with it
+        make_folder(fs, folder, durable=True)
     try:
         unseal(fs.read("format", 4096), "format")
         return False
