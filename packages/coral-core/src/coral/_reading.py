@@ -13,7 +13,7 @@ from coral._summaries import Diff
 from coral.errors import CommitPruned, ConfigError, MissingObject, UnknownRef
 from coral.objects import Commit, Note, State, TensorEntry, decode_tree
 from coral.state import StateValue, unflatten
-from coral.store._partial import partial_names
+from coral.store._partial import made_here, partial_names
 
 
 class Reading(Naming):
@@ -93,7 +93,7 @@ class Reading(Naming):
         """
         with self._doing(f"loading {ref}"):
             found = self._unpruned(ref)
-            with self._not_fetched(": ask for these by names=, or clone it whole."):
+            with self._not_fetched(found, ": ask for these by names=, or clone it whole.", weights=True):
                 return StoredTensors(self._store, self._tree(found), found.id, names)
 
     def load_state(self, ref: str = "HEAD") -> StateValue:
@@ -103,19 +103,21 @@ class Reading(Naming):
             if found.state is None:
                 return None
             what = f"the state of commit {found.id[:12]}"
-            with self._not_fetched(", and no training state: clone it whole."):
+            with self._not_fetched(found, ", and no training state: clone it whole.", weights=False):
                 state = State.decode(self._store.read_object("state", found.state), what)
                 tensors = StoredTensors(self._store, state.tensors, found.id)
             return unflatten(state.value, tensors.__getitem__, what)
 
     @contextmanager
-    def _not_fetched(self, advice: str) -> Iterator[None]:
-        """Say of what is missing, in a clone of some weights alone, that it was not asked for: it is no damage."""
+    def _not_fetched(self, commit: Commit, advice: str, *, weights: bool) -> Iterator[None]:
+        """Say of what a clone of some weights alone never had that it was not asked for: it is no damage."""
         try:
             yield
         except MissingObject as error:
             held = partial_names(self._store.fs)
-            if held is None:
+            if held is None or commit.id in made_here(self._store.fs):
+                raise
+            if weights and (error.tensor is None or error.tensor in held):
                 raise
             raise MissingObject(
                 f"{str(error).removesuffix(' Run fsck.')} Of what was fetched, this clone has only "

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from coral import Repository
-from coral.errors import CoralError, CorruptObject
+from coral.errors import CoralError, CorruptObject, MissingObject
 from coral.filesystem import FileSystem
 from coral.maintenance import FsckReport
 from coral.store import _index, _refs
@@ -656,6 +656,69 @@ def test_the_file_of_a_partial_clone(history: History, remote: Path, tmp_path: P
     assert Repository(tmp_path / "clone").fsck().ok
     with pytest.raises(CorruptObject, match="only own"):
         Repository(tmp_path / "clone").load()["same"].data  # noqa: B018 - reading is what fails
+
+
+@pytest.mark.parametrize("name", ["weights/own", "weights/mine", "state/m"])
+def test_what_a_partial_clone_has_lost_of_a_commit_that_was_made_in_it(remote: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "clone"
+    clone = Repository.clone(remote, folder, names=["own"])
+    before = set((folder / "packs").iterdir())
+    arrays = {"weights/own": np.full(500, 8, np.float32), "weights/mine": np.full(400, 8.0), "state/m": np.ones(300)}
+    weights = {"own": arrays["weights/own"], "mine": arrays["weights/mine"]}
+    made = clone.commit(weights, state={"m": arrays["state/m"]})
+    (pack,) = set((folder / "packs").iterdir()) - before
+    clone.commit({**weights, "own": np.full(500, 9, np.float32)})
+    flip(pack, pack.read_bytes().index(arrays[name].tobytes()) + 80)
+    for _ in range(2):
+        report = Repository(folder).fsck(repair=True)
+        (problem,) = report.problems
+        assert made in problem.commits
+        assert name in problem.tensors
+        assert made not in report.whole
+        assert Repository(folder).fsck().problems == [problem]
+    if name.startswith("weights/"):
+        with pytest.raises(MissingObject) as caught:
+            Repository(folder).load(made)
+        assert "names=" not in str(caught.value)
+
+
+def test_what_a_partial_clone_has_lost_of_what_it_fetched(history: History, remote: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    clone = Repository.clone(remote, folder, names=["own"])
+    assert clone.fsck().ok
+    part = np.full(500, 1, np.float32).tobytes()
+    for path in (folder / "packs").iterdir():
+        data = path.read_bytes()
+        if part in data:
+            flip(path, data.index(part) + 80)
+    whole, aside = set(clone.fsck().whole), tmp_path / "aside"
+    assert whole == set(history.ids) - {history.ids[1]}
+    remote.rename(aside)
+    (problem,) = Repository(folder).fsck(repair=True).problems
+    assert (problem.commits, problem.tensors) == ((history.ids[1],), ("weights/own",))
+    with pytest.raises(MissingObject) as caught:
+        Repository(folder).load(history.ids[1], names=["own"])
+    assert "names=" not in str(caught.value)
+    aside.rename(remote)
+    assert Repository(folder).fsck(repair=True).problems == []
+    assert Repository(folder).load(history.ids[1], names=["own"])["own"].data.tolist() == [1] * 500
+
+
+def test_what_a_partial_clone_never_had_is_not_lost(history: History, remote: Path, tmp_path: Path) -> None:
+    """Whatever became of the refs that led to it over there."""
+    clone = Repository.clone(remote, tmp_path / "clone", names=["own"])
+    clone.commit({"own": np.full(500, 8, np.float32), "same": np.zeros(1000)})
+    clone.push("origin")
+    history.repo.delete_branch("x")
+    Repository(remote).delete_branch("x")
+    clone.fetch("origin")
+    assert clone.fsck().problems == []
+    clone.remove_remote("origin")
+    assert set(clone.fsck().whole) >= {*history.ids[:3], clone.resolve("HEAD")}
+    flip(tmp_path / "clone/partial", 9)
+    assert clone.fsck(repair=True).problems == []
+    with pytest.raises(MissingObject, match="only own:"):
+        clone.load("HEAD~1")
 
 
 def test_the_record_of_a_remote(history: History, remote: Path) -> None:

@@ -21,7 +21,7 @@ from coral.store._files import LIMIT, unseal
 from coral.store._format import check_format
 from coral.store._index import describes, read_segment, rows_of
 from coral.store._pack import Entry, directory_of, read_object
-from coral.store._partial import partial_names
+from coral.store._partial import made_here, partial_names
 
 __all__ = ["Examined", "Found", "examine", "fsck"]
 
@@ -49,6 +49,8 @@ class Found:
     needs: dict[str, array[int]] = field(default_factory=dict)  # tree or state id -> numbers of its tensors
     commits: dict[str, _Record] = field(default_factory=dict)
     pruned: set[str] = field(default_factory=set)
+    names: frozenset[str] | None = None  # the weights that are held of what was fetched, if not all of it
+    held: dict[str, array[int]] = field(default_factory=dict)  # tree id -> numbers of these
     later: dict[str, set[str]] = field(default_factory=dict)  # commit -> states that notes put in its state's place
 
     def number(self, tensor: str) -> int:
@@ -68,6 +70,9 @@ class Found:
                 return
             case "tree":
                 tensors = decode_tree(payload or b"", what)
+                if self.names is not None:
+                    held = [tensor.id for name, tensor in tensors.items() if name in self.names]
+                    self.held[entry.id] = array("L", map(self.number, held))
             case _:
                 tensors = State.decode(payload or b"", what).tensors
         self.needs[entry.id] = array("L", (self.number(tensor.id) for tensor in tensors.values()))
@@ -93,7 +98,7 @@ def fsck(store: Store) -> FsckReport:
 
 def examine(store: Store) -> Examined:
     """Check a whole repository, as `fsck` does."""
-    report, found, seen = FsckReport(), Found(), dict[str, NDArray[Any] | None]()
+    report, found, seen = FsckReport(), Found(names=_names(store)), dict[str, NDArray[Any] | None]()
     lost: list[Problem] = []
     # what refs and notes name is looked at before the packs: what is committed meanwhile is not missed then
     named = list(_check_refs(store))
@@ -118,6 +123,13 @@ def examine(store: Store) -> Examined:
     _find_dangling(store, report, found, tips)
     _check_head(store, report, found)
     return Examined(report, found)
+
+
+def _names(store: Store) -> frozenset[str] | None:
+    try:
+        return partial_names(store.fs)
+    except CorruptObject:  # which are held is not known
+        return frozenset()
 
 
 def _list_packs(store: Store) -> tuple[list[str], list[Problem]]:
@@ -311,11 +323,8 @@ def _pruned(store: Store) -> set[str]:
 
 
 def _check_reachable(store: Store, report: FsckReport, found: Found, tips: list[tuple[str, str]]) -> list[Problem]:
-    """What is lost of all that the refs lead to; tensors need not be there where only some were fetched."""
-    try:
-        partial = partial_names(store.fs) is not None
-    except CorruptObject:
-        partial = True
+    """What is lost of all that the refs lead to; of what was fetched only those tensors that were."""
+    own = made_here(store.fs) if found.names is not None else set()
     lost, problems = Lost(store, found), []
     for commit, folder in tips:
         if commit not in found.commits:
@@ -330,9 +339,7 @@ def _check_reachable(store: Store, report: FsckReport, found: Found, tips: list[
         if id not in found.pruned:
             parts = {record.tree: "tree"} | dict.fromkeys(found.later.get(id, ()), "state")
             for part, kind in (parts | ({record.state: "state"} if record.state else {})).items():
-                for what in lost.of(part, kind):
-                    if partial and what.startswith("tensor "):
-                        continue
+                for what in lost.of(part, kind, partly=found.names is not None and id not in own):
                     whole = False
                     lost.add(what, id, part=(kind, part))
         if whole:

@@ -21,6 +21,7 @@ class _Found(Protocol):
     numbers: dict[str, int]
     tensors: set[int]
     needs: dict[str, array[int]]
+    held: dict[str, array[int]]
 
 
 @dataclass(slots=True)
@@ -37,20 +38,25 @@ class Lost:
         self._store = store
         self._found = found
         self._ids = {number: id for id, number in found.numbers.items()}
-        self._known: dict[str, list[str]] = {}
+        self._known: dict[tuple[str, bool], list[str]] = {}
         self._missing: dict[str, _Missing] = {}
         self._names: dict[tuple[str, str], Mapping[str, list[str]]] = {}
 
-    def of(self, part: str, kind: str) -> list[str]:
-        """What is not there of a tree or a state, each as its kind and id."""
-        if part not in self._known:
+    def of(self, part: str, kind: str, *, partly: bool = False) -> list[str]:
+        """What is not there of a tree or a state, or `partly` of what is held of those that were fetched.
+
+        Each as its kind and id.
+        """
+        if (part, partly) not in self._known:
             needs = self._found.needs.get(part)
-            self._known[part] = (
+            if needs is not None and partly:
+                needs = self._found.held.get(part, array("L"))
+            self._known[part, partly] = (
                 [f"{kind} {part}"]
                 if needs is None
                 else [f"tensor {self._ids[number]}" for number in needs if number not in self._found.tensors]
             )
-        return self._known[part]
+        return self._known[part, partly]
 
     def add(self, what: str, *commits: str, part: tuple[str, str] | None = None) -> None:
         """Note that commits need something, as their tree or state says if one is given."""

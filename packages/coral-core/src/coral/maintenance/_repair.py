@@ -32,7 +32,7 @@ from coral.store import Operation, Store, intent, intents
 from coral.store._files import LIMIT, make_folder, put_if_absent, seal, unseal
 from coral.store._format import FOLDERS, FORMAT
 from coral.store._pack import Directory, Entry, PackWriter, directory_of
-from coral.store._partial import partial_content, partial_names
+from coral.store._partial import made_here, partial_content, partial_names
 
 __all__ = ["Source", "repair", "restore_format"]
 
@@ -330,12 +330,13 @@ class _Repair:
                     self.actions.append(f"the remote of {path} is not known any more: add it again, with add_remote")
 
     def _mend_partial(self, examined: Examined) -> None:
-        """Say of a clone of some weights again which these are: those that it has of the newest commits."""
-        held: set[str] = set()
-        parents = {parent for record in examined.found.commits.values() for parent in record.parents}
-        for id in set(examined.report.whole) - parents:
-            tree = decode_tree(self._store.read_object("tree", examined.found.commits[id].tree), f"the tree of {id}")
-            held |= {name for name, entry in tree.items() if examined.found.has(entry.id)}
+        """Say of a clone of some weights again which these are: those that it has of all that was fetched."""
+        held, lacking, found = set[str](), set[str](), examined.found
+        for id in set(examined.report.whole) - found.pruned - made_here(self._fs):
+            tree = decode_tree(self._store.read_object("tree", found.commits[id].tree), f"the tree of {id}")
+            for name, entry in tree.items():
+                (held if found.has(entry.id) else lacking).add(name)
+        held -= lacking
         if held:
             self.quarantine.replace("partial", partial_content(held))
             self.actions.append(f"partial: the weights of this clone are {', '.join(sorted(held))}")

@@ -24,6 +24,7 @@ from coral.store._chain import Chain, Stored
 from coral.store._copies import Copies
 from coral.store._intents import Operation, intent
 from coral.store._pack import PackWriter, path_of
+from coral.store._partial import COMMITTED
 from coral.store._saving import Saved, save_tensors
 from coral.store._store import Store
 from coral.weights import WeightTensor
@@ -90,7 +91,7 @@ def commit(store: Store, folder: str, draft: Draft, start: Callable[[], str | No
             operation.needs(foreign)
         _verify(store, operation, reused, tensors)
         for attempt in range(_TRIES):
-            why = "commit: " + draft.message.partition("\n")[0][:200]
+            why = COMMITTED + draft.message.partition("\n")[0][:200]
             if parent_id and not (tip and tip.value and tip.synced):
                 store.ensure_history_synced()
             try:

@@ -8,9 +8,13 @@ from contextlib import suppress
 from coral import _json
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
+from coral.store import _refs
 from coral.store._files import LIMIT, seal, temporary, unseal
 
 _PATH = "partial"
+
+COMMITTED = "commit: "
+"""What the entry of a branch that a commit was made on begins to say of why it is there."""
 
 
 def mark_partial(fs: FileSystem, names: Iterable[str] | None) -> None:
@@ -42,3 +46,10 @@ def partial_names(fs: FileSystem) -> frozenset[str] | None:
             return frozenset(names) or None
         case _:
             raise CorruptObject(f"the file {_PATH} does not say which tensors are held", path=_PATH)
+
+
+def made_here(fs: FileSystem) -> set[str]:
+    """The commits that branches here say were made on them: all of these is held, whatever was fetched of others."""
+    folders = (f"refs/heads/{component}" for component in fs.list("refs/heads"))
+    entries = (entry for folder in folders for entry in _refs.history(fs, folder) if isinstance(entry, _refs.RefEntry))
+    return {entry.value for entry in entries if entry.value and entry.why.startswith(COMMITTED)}
