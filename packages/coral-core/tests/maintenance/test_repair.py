@@ -430,6 +430,26 @@ def test_what_an_interrupted_collection_left_is_put_back(history: History) -> No
     assert len(history.wholes()) == 3
 
 
+def test_a_damaged_pack_in_the_trash_of_a_collection_that_ends(
+    history: History, fs: FileSystem, around: Callable[..., FileSystem]
+) -> None:
+    trash = history.folder / "trash/0"
+    trash.mkdir()
+    history.pack(3).rename(trash / history.pack(3).name)
+    flip(trash / history.pack(3).name, 3)
+    emptied: list[bool] = []
+
+    def before(kind: str, path: str) -> None:
+        if kind == "fsync_dir" and path == "trash/0" and not [*trash.iterdir()]:
+            trash.rmdir()
+            emptied.append(True)
+
+    report = Repository(around(fs, before)).fsck(repair=True)
+    assert emptied
+    assert report.problems == []
+    history.assert_as_before()
+
+
 def test_a_remote_whose_copy_is_damaged_heals_nothing_wrong(history: History, remote: Path) -> None:
     part = np.full(500, 1, np.float32).tobytes()
     history.flip(1, part, 7)

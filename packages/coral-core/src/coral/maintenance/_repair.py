@@ -152,7 +152,8 @@ class _Repair:
             except FileNotFoundError:
                 continue
             except (OSError, CorruptObject):  # a folder, a link, a pipe
-                self.quarantine.take(path)
+                with suppress(FileNotFoundError):
+                    self.quarantine.take(path)
         written = {name for path, second in kept.items() if (name := self._rescue(second, _name_of(path)))}
         for path in kept:
             if not (path.startswith("packs/") and _name_of(path) in written):
@@ -161,7 +162,8 @@ class _Repair:
                 self.actions.append(f"{path}: set aside")
             self._store.index.forget(_name_of(path))
         for folder in {path.rpartition("/")[0] for path in kept}:
-            self._fs.fsync_dir(folder)
+            with suppress(FileNotFoundError):  # the trash of a collection that has ended
+                self._fs.fsync_dir(folder)
         for path in paths:  # what is no pack at all
             if not path.endswith(".pack"):
                 with suppress(FileNotFoundError):
