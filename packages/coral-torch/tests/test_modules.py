@@ -52,6 +52,15 @@ def same(one, other):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_module_whose_state_dict_takes_no_options_is_named():
+    class Own(nn.Linear):
+        def state_dict(self):
+            return super().state_dict()
+
+    with pytest.raises(UnsupportedValue, match=r"Own\.state_dict takes no keep_vars"):
+        Pt.model_to_weights(Own(2, 2))
+
+
 def test_parameters_and_buffers_of_every_shape_come_back():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))  # which counts its batches in a 0-d buffer
     model.register_buffer("empty", torch.zeros(0, 3))

@@ -383,6 +383,63 @@ def test_a_part_that_is_not_to_be_saved_is_not_and_the_checkpoint_says_so(make, 
     assert repo.show().exact is False
 
 
+def test_a_repository_can_be_named_by_its_folder(model, tmp_path):
+    with CoralTrainer(model, tmp_path / "new") as trainer:
+        trainer.step(1.0)
+    assert Repository(tmp_path / "new").show().step == trainer.repository.show().step == 1
+
+
+def test_no_scheduler_and_no_scaler_can_be_set(make, optimizer, repo):
+    with make() as trainer:
+        trainer.set_scheduler(torch.optim.lr_scheduler.StepLR(optimizer, 1))
+        trainer.set_scheduler(None)
+        trainer.set_scaler(None)
+        trainer.step(1.0)
+        trainer.epoch_end(0, val_loss=1.0)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert {"scheduler", "scaler"}.isdisjoint(repo.load_state())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.set_optimizer(None), "set_optimizer was given a NoneType"),
+        (lambda t: t.set_optimizer("adam"), "set_optimizer was given a str; it takes what has state_dict and load_"),
+        (lambda t: t.set_optimizer(t.model.parameters()), "set_optimizer was given a generator"),
+        (lambda t: t.set_optimizer(torch.optim.SGD), "set_optimizer was given the class SGD"),
+        (lambda t: t.set_scheduler("cosine"), "set_scheduler was given a str"),
+        (lambda t: t.set_scaler(1.0), "set_scaler was given a float"),
+        (
+            lambda t: t.register("lr", 0.1),
+            r"register\('lr', ...\) was given a float; it takes a random generator, or what",
+        ),
+        (lambda t: t.register("x", None), "was given a NoneType"),
+        (lambda t: t.register(t.model, "x"), "register was given the name Linear"),
+    ],
+)
+def test_what_has_no_state_is_refused_when_it_is_set(make, call, message):
+    with pytest.raises(ConfigError, match=message):
+        call(make())
+
+
+def test_arguments_in_the_wrong_place_are_refused(model, repo):
+    with pytest.raises(ConfigError, match="experiment_name is a CheckpointConfig; it must be a str"):
+        CoralTrainer(model, repo, EPOCHS)
+    with pytest.raises(ConfigError, match="checkpoint_config is a str; it must be a CheckpointConfig"):
+        CoralTrainer(model, repo, "mine", "branch")
+
+
+def test_a_model_that_could_not_be_saved_is_refused_at_once(repo):
+    class Own(nn.Linear):
+        def state_dict(self):
+            return super().state_dict()
+
+    with pytest.raises(UnsupportedValue, match="on the meta device, which has no data to save: weight, bias"):
+        CoralTrainer(nn.Linear(2, 2, device="meta"), repo)
+    with pytest.raises(UnsupportedValue, match=r"Own\.state_dict takes no keep_vars"):
+        CoralTrainer(Own(2, 2), repo)
+
+
 def test_a_branch_is_made_and_committed_to(make, repo, model, optimizer):
     train_to(make(branch="tries/one"), model, optimizer, [1.0])
     train_to(make(branch="other"), model, optimizer, [1.0])

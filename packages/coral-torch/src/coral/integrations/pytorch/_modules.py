@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from coral.errors import UnsupportedValue
 from coral.integrations.pytorch._tensors import check
 
-__all__ = ["Parts", "is_sharded", "module_parts", "tied_groups", "unwrapped", "versions_of"]
+__all__ = ["Parts", "check_module", "is_sharded", "module_parts", "tied_groups", "unwrapped", "versions_of"]
 
 
 class Parts(NamedTuple):
@@ -51,7 +53,9 @@ def module_parts(module: nn.Module, *, meta: bool = False) -> Parts:
 
     UnsupportedValue names a tensor that has no plain data; with `meta`, one on the meta device is taken as it is.
     """
-    state = unwrapped(module).state_dict(keep_vars=True)
+    module = unwrapped(module)
+    _check_state_dict(module)
+    state = module.state_dict(keep_vars=True)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         check(tensor, name, meta=meta)
@@ -63,6 +67,27 @@ def versions_of(notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The versions of those submodules that have another than 1, which is a module's that says none."""
     found = {name: note.get("version", 1) for name, note in notes.items()}
     return {name: version for name, version in found.items() if version != 1}
+
+
+def check_module(module: nn.Module) -> None:
+    """Raise UnsupportedValue, before there is anything to save, for a module that never could be as it is."""
+    _check_state_dict(module)
+    if empty := [name for name, parameter in module.named_parameters() if parameter.is_meta]:
+        raise UnsupportedValue(
+            f"parameters on the meta device, which has no data to save: {', '.join(empty)}; give the model real memory "
+            "first (load_from_repo does, and to_empty)",
+            path=empty[0],
+        )
+
+
+def _check_state_dict(module: nn.Module) -> None:
+    try:
+        inspect.signature(module.state_dict).bind(keep_vars=True)
+    except TypeError:
+        name = type(module).__name__
+        raise UnsupportedValue(
+            f"{name}.state_dict takes no keep_vars, as that of nn.Module does: have it take **options and hand them on"
+        ) from None
 
 
 def tied_groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:

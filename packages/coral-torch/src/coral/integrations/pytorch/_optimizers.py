@@ -10,13 +10,14 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.optim import Optimizer
 
-from coral.errors import WeightsMismatch
+from coral.errors import ConfigError, WeightsMismatch
 from coral.integrations.pytorch._kinds import check_optimizer_kind, check_scheduler_kind
 from coral.integrations.pytorch._state import Keep, decode, encode
 
 __all__ = [
     "Stateful",
     "check_optimizer",
+    "check_stateful",
     "decoded_scheduler",
     "load_optimizer",
     "load_scheduler",
@@ -33,6 +34,14 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+def check_stateful(thing: object, call: str, wanted: str = "what") -> None:
+    """Raise ConfigError if it has no state that could be saved and loaded; `call` is what it was given to."""
+    methods = [getattr(thing, name, None) for name in ("state_dict", "load_state_dict")]
+    if isinstance(thing, type) or not all(map(callable, methods)):
+        what = f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
+        raise ConfigError(f"{call} was given {what}; it takes {wanted} has state_dict and load_state_dict")
 
 
 def stepped(optimizer: object) -> Optimizer | None:

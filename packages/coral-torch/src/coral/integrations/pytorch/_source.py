@@ -232,14 +232,14 @@ class TrainingSource:
         self._load_optimizer_and_scheduler()
         self._restore_random()
 
-    def set_schedule(self, schedule: Schedule) -> None:
-        """Take the scheduler in, with its saved state where there is one."""
+    def set_schedule(self, schedule: Schedule | None) -> None:
+        """Take the scheduler in, with its saved state where there is one; None takes it away."""
         self.schedule = schedule
         self._load_optimizer_and_scheduler()
         self._restore_random()
 
-    def set_scaler(self, scaler: Stateful) -> None:
-        """Take the gradient scaler in, with its saved state where there is one."""
+    def set_scaler(self, scaler: Stateful | None) -> None:
+        """Take the gradient scaler in, with its saved state where there is one; None takes it away."""
         self.scaler = scaler
         self._load_scaler()
 

@@ -14,12 +14,12 @@ from typing import Any, Literal, Self, SupportsIndex
 
 from torch import Tensor, nn
 
-from coral import Repository
 from coral.errors import ConfigError, PolicyError, UnsupportedValue
 from coral.integrations.pytorch._callbacks import CallbackEvent, Callbacks
 from coral.integrations.pytorch._metrics import not_finite, numbers_of, to_floats
-from coral.integrations.pytorch._modules import unwrapped
-from coral.integrations.pytorch._optimizers import Stateful, warn_of_lambdas
+from coral.integrations.pytorch._modules import check_module, unwrapped
+from coral.integrations.pytorch._opening import RepositoryLike, opened
+from coral.integrations.pytorch._optimizers import Stateful, check_stateful, warn_of_lambdas
 from coral.integrations.pytorch._random import Generator
 from coral.integrations.pytorch._ranks import rank
 from coral.integrations.pytorch._schedule import Schedule, StepOn
@@ -41,6 +41,8 @@ _log = logging.getLogger("coral")
 
 class CoralTrainer:
     """Saves a training run as it goes, by a CheckpointConfig, and takes it back to any saved moment, exactly.
+
+    The repository is one, or its folder, which is made where there is none.
 
     The loop stays the user's: call `step` after each optimizer update and `epoch_end` after each epoch. Saving goes on
     in the background; `close`, or leaving the `with`, waits for it and saves the end of the run.
@@ -68,7 +70,7 @@ class CoralTrainer:
     def __init__(
         self,
         model: nn.Module,
-        repository: Repository,
+        repository: RepositoryLike,
         experiment_name: str = "default",
         checkpoint_config: CheckpointConfig | None = None,
         *,
@@ -77,6 +79,13 @@ class CoralTrainer:
         push_to: str | os.PathLike[str] | None = None,
     ) -> None:
         config = DEFAULT_CONFIG if checkpoint_config is None else checkpoint_config
+        if not isinstance(experiment_name, str):
+            raise ConfigError(f"experiment_name is a {type(experiment_name).__name__}; it must be a str.")
+        if not isinstance(config, CheckpointConfig):
+            raise ConfigError(
+                f"checkpoint_config is a {type(config).__name__}; it must be a CheckpointConfig, or None."
+            )
+        check_module(unwrapped(model))
         if (number := rank()) > 0:
             warnings.warn(
                 f"CoralTrainer on rank {number} saves a run of its own beside that of rank 0; make it on rank 0 alone, "
@@ -84,11 +93,11 @@ class CoralTrainer:
                 stacklevel=2,
             )
         self.model = model
-        self.repository = repository
+        self.repository = opened(repository, init=True)
         self._monitored = config.save_on_best_metric or "loss"
         self._source = TrainingSource(unwrapped(model), config)
         self.manager = CheckpointManager(
-            repository, config, self._source, experiment=experiment_name, branch=branch, push_to=push_to
+            self.repository, config, self._source, experiment=experiment_name, branch=branch, push_to=push_to
         )
         self._callbacks = Callbacks(self, self.manager.repo)
         self.manager.on_saved.append(self._callbacks.saved)
@@ -104,21 +113,30 @@ class CoralTrainer:
         It takes the place of the one that was set before. A second one beside it, as a GAN has, is saved by
         `register("optimizer_d", optimizer)`: it is warned of if the first one goes on and is not saved.
         """
+        check_stateful(optimizer, "set_optimizer")
         self._source.set_optimizer(optimizer)
 
-    def set_scheduler(self, scheduler: Stateful, step_on: StepOn = "epoch", *, metric: str | None = None) -> None:
+    def set_scheduler(
+        self, scheduler: Stateful | None, step_on: StepOn = "epoch", *, metric: str | None = None
+    ) -> None:
         """Save this scheduler's state with each checkpoint, and step it: at each "epoch", each "step", or never (None).
 
         At the end of an epoch it is stepped before saving. A plateau scheduler is given the `metric` of that name, by
         default the one that `save_on_best_metric` names. A scheduler that the loop has stepped itself since the
         last epoch's end is left alone; a loop that steps its scheduler must do so before `epoch_end` (or `step`), or
-        the checkpoint holds it as it was before.
+        the checkpoint holds it as it was before. None is none.
         """
+        if scheduler is None:
+            self._source.set_schedule(None)
+            return
+        check_stateful(scheduler, "set_scheduler")
         warn_of_lambdas(scheduler)
         self._source.set_schedule(Schedule(scheduler, step_on, metric or self._monitored))
 
-    def set_scaler(self, scaler: Stateful) -> None:
-        """Save this gradient scaler's state with the optimizer's."""
+    def set_scaler(self, scaler: Stateful | None) -> None:
+        """Save this gradient scaler's state with the optimizer's; None is none."""
+        if scaler is not None:
+            check_stateful(scaler, "set_scaler")
         self._source.set_scaler(scaler)
 
     def register(self, name: str, thing: Generator | Stateful, *, data: bool = False) -> None:
@@ -127,6 +145,10 @@ class CoralTrainer:
         `data=True` says that it knows the position in the data (as a stateful data loader does), so that a checkpoint
         saved within an epoch can be resumed exactly.
         """
+        if not isinstance(name, str):
+            raise ConfigError(f"register was given the name {name!r}; it must be a str.")
+        if not isinstance(thing, Generator):
+            check_stateful(thing, f"register({name!r}, ...)", "a random generator, or what")
         self._source.register(name, Registered(thing, data))
 
     def add_callback(self, event: CallbackEvent, function: Callable[..., object]) -> None:
