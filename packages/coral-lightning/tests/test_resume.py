@@ -155,11 +155,16 @@ def test_a_run_that_handles_sigterm_itself_is_exact(
     lab: SimpleNamespace, path: Path, step: int, interval: float
 ) -> None:
     """It is saved at once, and as it ends one update later, after a validation that only the end has brought."""
+
+    class AfterBatch(pl.Callback):  # and before the boundary, where the callback is the first
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == step - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
     expected, _ = whole(lab, {}, stateful(), val_check_interval=interval)
     lab.seeded()
-    at = StopAt(step - 1, partial(os.kill, os.getpid(), signal.SIGTERM))
     saves = CoralCallback(path, include_optimizer=True, durability="fast", handle_signals=True)
-    lab.trainer(at, saves, val_check_interval=interval).fit(lab.Net(), *lab.loaders(stateful()))
+    lab.trainer(AfterBatch(), saves, val_check_interval=interval).fit(lab.Net(), *lab.loaders(stateful()))
     log = Repository(path).log()
     assert [(commit.step, commit.reasons, commit.exact) for commit in log] == [
         (step, ("final",), True), (step - 1, ("preempted",), True),

@@ -412,3 +412,47 @@ def test_a_metric_that_cannot_be_computed_does_not_take_the_place_of_what_ends_t
         lab.trainer(coral(path), max_epochs=2).fit(Model(), batches(3), batches(2))
     assert Broken.asked > 1, "else it would be no trap"
     assert saved() == {3: ("exception",)}
+
+
+@pytest.mark.parametrize("complete", [False, True], ids=["weights", "complete"])
+def test_a_callback_that_averages_weights_at_the_end_comes_after_the_save(
+    lab: SimpleNamespace, path: Path, saved: Saved, complete: bool
+) -> None:
+    """Those of Lightning (StochasticWeightAveraging, WeightAveraging) put their averages in the weights' place then."""
+
+    class Averages(pl.Callback):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.weight.data.fill_(-1.0)
+
+    look = Look("on_train_end", lambda trainer: trainer.lightning_module.weight.item())
+    saves = coral(path, save_every_n_epochs=1, save_on_best="val_loss", mode="max", include_optimizer=complete)
+    trainer = lab.trainer(Averages(), look, saves)
+    callbacks = list(trainer.callbacks)
+    trainer.fit(lab.Scored(), batches(3), batches(1))
+    assert look.seen == [-1.0], "else it would be no trap"
+    assert saved()[9] == ("best", "epoch")
+    assert Repository(path).load("step:9")["weight"].data.item() == 9.0
+    assert trainer.callbacks == callbacks
+
+
+def test_a_callback_that_moves_weights_as_a_batch_begins_comes_after_the_save(
+    lab: SimpleNamespace, path: Path, saved: Saved
+) -> None:
+    class Moves(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            pl_module.weight.data.add_(10.0)
+
+    lab.trainer(Moves(), coral(path, save_every_n_steps=1), max_epochs=1).fit(lab.Scored(), batches(3), batches(1))
+    assert [Repository(path).load(f"step:{step}")["weight"].data.item() for step in saved()] == [11.0, 22.0, 33.0]
+
+
+def test_after_an_exception_the_trainer_has_the_callbacks_that_it_was_given(lab: SimpleNamespace, path: Path) -> None:
+    class Raises(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            raise RuntimeError("mine")
+
+    trainer = lab.trainer(coral(path), Raises())
+    callbacks = list(trainer.callbacks)
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.fit(lab.Scored(), batches(3), batches(1))
+    assert trainer.callbacks == callbacks

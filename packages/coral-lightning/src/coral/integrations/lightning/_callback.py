@@ -2,7 +2,7 @@
 
 Each hook only collects what has happened. It is told to the manager at the boundary, the first hook after all of a
 step's at which nothing has moved yet: the start of the next batch within an epoch, the start of the next epoch, or the
-end of the training.
+end of the training. Other callbacks move things on in just these hooks, so there ours comes before them (First).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from coral.errors import ConfigError, CoralError, NotARepository, ReadOnly
 from coral.integrations.lightning import _resume_file
 from coral.integrations.lightning._checkpoint_io import CoralCheckpointIO, with_loaders
 from coral.integrations.lightning._checkpoints import Origin, origin_of
+from coral.integrations.lightning._first import First
 from coral.integrations.lightning._hosts import Callback
 from coral.integrations.lightning._position import put_back
 from coral.integrations.lightning._run import Run
@@ -191,6 +192,7 @@ class CoralCallback(Callback):
             self._manager.on_saved.append(self._note)
         self._run = Run(trainer, source, self._manager, self.metadata_keys)
         self._run.begin(resumed)
+        First(batch=self._batch_begins, epoch=self._epoch_begins, end=self._ends).enter(trainer)
         if self._origin is not None:
             mine = self._origin.of_rank(trainer.global_rank)
             # the iterators are made: within an epoch that drew numbers that the run had drawn before
@@ -217,13 +219,6 @@ class CoralCallback(Callback):
         self._saved = {"commit": commit, "step": step}
 
     # What happens is collected
-
-    @override
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """The boundary of the step before, within an epoch."""
-        if self._run is not None:
-            self._run.tell()
-            self._run.batch_begins()
 
     @override
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
@@ -258,16 +253,22 @@ class CoralCallback(Callback):
                 # a loop that restarted within this epoch would leave out the step of its plateau scheduler
                 trainer.fit_loop.restarting = False
 
-    @override
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    # The boundaries, before all other callbacks
+
+    def _batch_begins(self) -> None:
+        """The boundary of the step before, within an epoch."""
+        if self._run is not None:
+            self._run.tell()
+            self._run.batch_begins()
+
+    def _epoch_begins(self) -> None:
         """The boundary of the epoch before."""
         if self._run is not None:
             self._run.tell()
 
     # The end
 
-    @override
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def _ends(self) -> None:
         """The boundary of the last epoch, and the end of the run."""
         run, self._run = self._run, None
         if run is not None:
