@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -10,11 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.optim import lr_scheduler as lrs
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from coral import Repository
 from coral.integrations.lightning import CoralCallback
@@ -115,6 +117,109 @@ def test_at_the_end_of_an_epoch_it_is_exact_with_a_loader_that_knows_its_positio
     broken(lab, path, {}, stateful(), StopAt(4))
     assert Repository(path).show("step:3").exact
     assert resumed(lab, path, {}, stateful(), "step:3") == (expected, [each for each in batches if each[0] >= 3])
+
+
+class Draws(pl.Callback):
+    """Draws from every generator in a hook, and trains with what it draws as the epoch starts."""
+
+    def __init__(self, hook: str) -> None:
+        def draw(trainer: Any, pl_module: Any, *_: Any) -> None:
+            number = random.random() + np.random.rand() + torch.rand(())  # noqa: NPY002
+            if hook == "on_train_epoch_start":
+                pl_module.net[0].bias.data += number
+
+        setattr(self, hook, draw)
+
+
+HOOKS = ("on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_epoch_end")
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_at_the_end_of_an_epoch_it_is_exact_whatever_hooks_draw(
+    lab: SimpleNamespace, path: Path, hook: str, before: bool
+) -> None:
+    """Random numbers are put back when all is over that a run which goes on does anew."""
+
+    def fit(ref: str | None = None) -> Any:
+        saves = CoralCallback(path, save_every_n_epochs=1, include_optimizer=True, durability="fast")
+        both = [Draws(hook), saves] if before else [saves, Draws(hook)]
+        trainer = lab.trainer(*both)
+        trainer.fit(lab.Net(), *lab.loaders(), ckpt_path=ref)
+        return lab.everything(trainer)
+
+    lab.seeded()
+    expected = fit()
+    commit = Repository(path).show("step:3")
+    assert commit.exact, commit.training
+    torch.manual_seed(5)
+    assert fit(f"coral://{path}@{commit.id}") == expected
+
+
+@pytest.mark.parametrize("hook", HOOKS[:3])
+def test_at_the_end_of_an_epoch_it_is_exact_whatever_the_modules_hooks_draw(
+    lab: SimpleNamespace, path: Path, hook: str
+) -> None:
+    """They come after those of all callbacks."""
+    draws = Draws(hook)
+
+    def fit(ref: str | None = None) -> Any:
+        module = lab.Net()
+        setattr(module, hook, partial(getattr(draws, hook), None, module))
+        trainer = lab.trainer(CoralCallback(path, save_every_n_epochs=1, include_optimizer=True, durability="fast"))
+        trainer.fit(module, *lab.loaders(), ckpt_path=ref)
+        return lab.everything(trainer)
+
+    lab.seeded()
+    expected = fit()
+    commit = Repository(path).show("step:3")
+    assert commit.exact, commit.training
+    torch.manual_seed(5)
+    assert fit(f"coral://{path}@{commit.id}") == expected
+
+
+def test_what_is_fetched_ahead_is_fetched_again(lab: SimpleNamespace, path: Path) -> None:
+    class Endless(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            yield from ((torch.randn(4), torch.randn(1)) for _ in range(12))
+
+    def fit(ref: str | None = None) -> Any:
+        trainer = lab.trainer(CoralCallback(path, save_every_n_epochs=1, include_optimizer=True, durability="fast"))
+        trainer.fit(lab.Net(), DataLoader(Endless(), batch_size=4), lab.loaders()[1], ckpt_path=ref)
+        return lab.everything(trainer)
+
+    lab.seeded()
+    expected = fit()
+    commit = Repository(path).show("step:3")
+    assert commit.exact, commit.training
+    torch.manual_seed(5)
+    assert fit(f"coral://{path}@{commit.id}") == expected
+
+
+def test_within_an_epoch_numbers_that_are_drawn_as_training_starts_make_it_approximate(
+    lab: SimpleNamespace, path: Path
+) -> None:
+    saves = partial(CoralCallback, path, save_every_n_steps=1, include_optimizer=True, durability="fast")
+    lab.trainer(saves(), Draws("on_train_start"), max_steps=4).fit(lab.Net(), *lab.loaders(stateful()))
+    assert not Repository(path).show("step:4").exact
+    assert "before the first batch draws random numbers" in Repository(path).show("step:4").training["why"]
+    assert Repository(path).show("step:3").exact
+    link = f"coral://{path}@main"
+    trainer = lab.trainer(saves(), Draws("on_train_start"), max_steps=5)
+    trainer.fit(lab.Net(), *lab.loaders(stateful()), ckpt_path=link)
+    assert not Repository(path).show("step:5").exact
+    lab.trainer(saves(), max_steps=5).fit(lab.Net(), *lab.loaders(stateful()), ckpt_path=f"coral://{path}@step:3")
+    assert Repository(path).show().exact
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_data_loaders_that_are_made_anew_make_it_approximate(lab: SimpleNamespace, path: Path, every: int) -> None:
+    saves = CoralCallback(path, save_every_n_epochs=1, include_optimizer=True, durability="fast")
+    trainer = lab.trainer(saves, reload_dataloaders_every_n_epochs=every)
+    trainer.fit(lab.Net(), *lab.loaders())
+    for commit in Repository(path).log():
+        assert not commit.exact
+        assert "reload_dataloaders_every_n_epochs" in commit.training["why"]
 
 
 def test_a_loader_that_is_used_up_begins_anew(lab: SimpleNamespace, path: Path) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -24,7 +25,7 @@ from coral.integrations.lightning._checkpoint_io import CoralCheckpointIO, with_
 from coral.integrations.lightning._checkpoints import Origin, origin_of
 from coral.integrations.lightning._first import First
 from coral.integrations.lightning._hosts import Callback
-from coral.integrations.lightning._position import put_back
+from coral.integrations.lightning._position import begin_epoch, put_back
 from coral.integrations.lightning._run import Run
 from coral.integrations.lightning._source import TrainerSource
 from coral.integrations.pytorch import LoadReport
@@ -111,6 +112,7 @@ class CoralCallback(Callback):
         self._run: Run | None = None
         self._saved: dict[str, Any] = {}  # the last commit, for a trainer's own checkpoints
         self._origin: Origin | None = None  # of the checkpoint that the trainer has loaded for this fit
+        self._resumes = False  # at the start of an epoch, which is still to come
         self._known: dict[str, Any] = {}  # what a trainer's own checkpoint says was saved last
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,12 +194,13 @@ class CoralCallback(Callback):
             self._manager.on_saved.append(self._note)
         self._run = Run(trainer, source, self._manager, self.metadata_keys)
         self._run.begin(resumed)
-        First(batch=self._batch_begins, epoch=self._epoch_begins, end=self._ends).enter(trainer)
-        if self._origin is not None:
-            mine = self._origin.of_rank(trainer.global_rank)
-            # the iterators are made: within an epoch that drew numbers that the run had drawn before
-            if self._origin.within_epoch or mine.get("generators"):
-                put_back(trainer, mine.get("random"), mine.get("generators") or [])
+        epoch = partial(self._epoch_begins, trainer)
+        First(batch=self._batch_begins, epoch=epoch, end=self._ends).enter(trainer)
+        if self._origin is not None and self._origin.within_epoch:
+            # the iterators are made, which drew numbers that the run had drawn before
+            put_back(trainer, self._origin.of_rank(trainer.global_rank))
+        self._resumes = self._origin is not None and not self._origin.within_epoch and bool(self._origin.ranks)
+        source.starts()
 
     def _resumed(self, step: int) -> Commit | None:
         """The commit of this repository that the fit goes on from, as far as is known."""
@@ -258,13 +261,16 @@ class CoralCallback(Callback):
     def _batch_begins(self) -> None:
         """The boundary of the step before, within an epoch."""
         if self._run is not None:
-            self._run.tell()
             self._run.batch_begins()
 
-    def _epoch_begins(self) -> None:
-        """The boundary of the epoch before."""
+    def _epoch_begins(self, trainer: Any) -> None:
+        """The boundary of the epoch before, or the point from which a run goes on that was saved there."""
         if self._run is not None:
-            self._run.tell()
+            self._run.epoch_begins()
+        if self._resumes and self._origin is not None:
+            self._resumes = False
+            begin_epoch(trainer)
+            put_back(trainer, self._origin.of_rank(trainer.global_rank))
 
     # The end
 

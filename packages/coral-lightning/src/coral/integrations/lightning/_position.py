@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import random as python_random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+import torch
 
 from coral.integrations.pytorch._random import (
     Generator,
@@ -16,7 +20,7 @@ from coral.integrations.pytorch._random import (
     set_random_state,
 )
 
-__all__ = ["Position", "position", "put_back", "settled"]
+__all__ = ["Position", "begin_epoch", "fingerprint", "position", "put_back", "settled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +63,29 @@ def settled(place: Position, trainer: Any) -> Position:
     return replace(place, random=get_random_state(), generators=generators)
 
 
-def put_back(trainer: Any, random: Mapping[str, Any] | None, generators: list[Any]) -> None:
-    """Put random generators back to where they were; with those of samplers, make the iterators again, which draw.
+def put_back(trainer: Any, mine: Mapping[str, Any]) -> None:
+    """Put the random generators of this process, and those of its loaders' samplers, back to where they were."""
+    if mine.get("random"):
+        set_random_state(mine["random"])
+    for one, state in zip(_generators(trainer), mine.get("generators") or [], strict=False):
+        set_generator_state(one, state)
 
-    Called when training begins. By then the trainer has made the iterators once, as for any epoch but a first one it
-    does not between the boundary and the first batch.
+
+def begin_epoch(trainer: Any) -> None:
+    """Have the trainer begin its first epoch after a resume as it begins any other, with iterators made anew.
+
+    Those that it has were made before the hooks of the training's start and the epoch's, which may draw random numbers,
+    and making them draws some.
     """
-    if random is not None:
-        set_random_state(random)
-    if generators:
-        for one, state in zip(_generators(trainer), generators, strict=False):
-            set_generator_state(one, state)
-        iter(trainer.fit_loop._data_fetcher)
+    trainer.fit_loop._resuming_from_checkpoint = False
+
+
+def fingerprint() -> object:
+    """What two moments have in common between which no random number was drawn."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002, the global one is in use
+    assert isinstance(numpy, dict)
+    key, pos = numpy["state"]["key"].tobytes(), numpy["state"]["pos"]
+    return python_random.getstate(), key, pos, torch.get_rng_state().numpy().tobytes()
 
 
 def _of_epochs(loaders: tuple[Any, ...]) -> Iterator[str]:

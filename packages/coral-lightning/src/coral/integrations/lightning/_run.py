@@ -68,8 +68,15 @@ class Run:
     # What happens is collected
 
     def batch_begins(self) -> None:
-        """A batch has been fetched, and goes through the model."""
+        """The boundary of the step before, within an epoch: a batch has been fetched, and goes through the model."""
+        self.tell()
+        self._source.goes()
         self._source.begun = True
+
+    def epoch_begins(self) -> None:
+        """The boundary of the epoch before."""
+        self.tell()
+        self._source.goes()
 
     def update_begins(self) -> None:
         """From here on the weights may be those of no step, until the batch is over."""

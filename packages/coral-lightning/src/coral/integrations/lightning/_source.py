@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from coral.errors import UnsupportedValue
 from coral.integrations.lightning._checkpoints import dump, dump_alone, dump_weights, encoded, versions
-from coral.integrations.lightning._position import Position, position, settled
+from coral.integrations.lightning._position import Position, fingerprint, position, settled
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._modules import is_sharded
 from coral.integrations.pytorch._ranks import Ranks
@@ -38,6 +38,8 @@ class TrainerSource:
         self._random = config.save_random_state
         self._sharded = is_sharded(trainer.lightning_module)
         self._position: Position | None = None
+        self._started: object = None  # what random numbers were like when our hook of the training's start was over
+        self._start_draws = False  # whether some were drawn between that and the first batch
         self._dumped: dict[str, Any] = {}
         self._buffers = TensorBuffers()
         self._told: set[str] = set()
@@ -46,6 +48,15 @@ class TrainerSource:
         self._needs_all = several and (complete or self._sharded)
         self.ranks = Ranks(self._give, trainer.strategy.root_device)
         self.ranks.together = self._needs_all or (several and may_stop)
+
+    def starts(self) -> None:
+        """Our hook of the training's start is over; others may follow: a run that goes on has put its numbers back."""
+        self._started = fingerprint() if self._complete else None
+
+    def goes(self) -> None:
+        """Training begins with an epoch; with a batch, where it goes on within one."""
+        if self._started is not None:
+            self._start_draws, self._started = self._started != fingerprint(), None
 
     # The position, taken at the event
 
@@ -129,6 +140,10 @@ class TrainerSource:
         if not self._complete:
             return ["the state of the loop was not saved (include_optimizer=False)"]
         why = [*self._position.why] if self._position is not None else []
+        if self._position is not None and self._position.within_epoch and self._start_draws:
+            why.append("it was saved within an epoch, and what happens before the first batch draws random numbers")
+        if self._trainer.reload_dataloaders_every_n_epochs:
+            why.append("data loaders are made anew as it goes on (reload_dataloaders_every_n_epochs), and draw then")
         if self.interrupted and (self.begun or self.evaluating or not self.between):
             why.insert(0, "it was saved on an exception, when random numbers and data had moved past the last step")
         elif self.begun:
