@@ -254,6 +254,23 @@ def test_extra_state_and_tied_weights_come_back(lab: SimpleNamespace, path: Path
     assert tree["twin"].id == tree["weight"].id
 
 
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "weights"])
+def test_what_a_module_leaves_out_of_its_checkpoints_is_not_saved(
+    lab: SimpleNamespace, path: Path, complete: bool
+) -> None:
+    class Frozen(lab.Scored):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Linear(2, 2).requires_grad_(False)
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            for name in ("backbone.weight", "backbone.bias"):
+                del checkpoint["state_dict"][name]
+
+    fit(lab, coral(path, include_optimizer=complete), module=Frozen())
+    assert list(Repository(path).tree()) == ["weight"]
+
+
 # Pushing
 
 

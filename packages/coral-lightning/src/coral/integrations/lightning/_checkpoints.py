@@ -41,9 +41,10 @@ def dump(trainer: Any) -> dict[str, Any]:
 
 
 def dump_weights(trainer: Any) -> dict[str, Any]:
-    """The same of the weights alone; all processes call it where the model is sharded."""
+    """The same without what only going on takes; all processes call it where the model is sharded."""
     with _unsharded(trainer.strategy):
-        return {"state_dict": trainer.strategy.lightning_module_state_dict()}
+        found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+        return found
 
 
 @contextmanager
