@@ -456,3 +456,19 @@ def test_after_an_exception_the_trainer_has_the_callbacks_that_it_was_given(lab:
     with pytest.raises(RuntimeError, match="mine"):
         trainer.fit(lab.Scored(), batches(3), batches(1))
     assert trainer.callbacks == callbacks
+
+
+@pytest.mark.parametrize("complete", [False, True], ids=["weights", "complete"])
+def test_of_averages_that_are_evaluated_the_averages_are_saved(
+    lab: SimpleNamespace, path: Path, saved: Saved, complete: bool
+) -> None:
+    """As WeightAveraging does: its hook puts what it swaps in for evaluations into the checkpoint."""
+
+    class Averages(pl.Callback):
+        def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {"weight": checkpoint["state_dict"]["weight"] / 2}
+
+    saves = coral(path, save_every_n_epochs=1, include_optimizer=complete)
+    lab.trainer(Averages(), saves).fit(lab.Scored(), batches(3), batches(1))
+    assert [Repository(path).load(f"step:{step}")["weight"].data.item() for step in saved()] == [1.5, 3.0, 4.5]

@@ -41,10 +41,31 @@ def dump(trainer: Any) -> dict[str, Any]:
 
 
 def dump_weights(trainer: Any) -> dict[str, Any]:
-    """The same without what only going on takes; all processes call it where the model is sharded."""
+    """The same of the weights alone; all processes call it where the model is sharded.
+
+    Callbacks' hooks count, too, as they do in no `save_weights_only` of Lightning's own: those of one that averages
+    weights put the averages in their place, which are what was evaluated.
+    """
     with _unsharded(trainer.strategy):
-        found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-        return found
+        found: dict[str, Any] = {**_described(trainer), "state_dict": trainer.strategy.lightning_module_state_dict()}
+    module = trainer.lightning_module
+    for each in trainer.callbacks:
+        each.on_save_checkpoint(trainer, module, found)
+    module.on_save_checkpoint(found)
+    return found
+
+
+def _described(trainer: Any) -> dict[str, Any]:
+    """What a checkpoint has in any case, for hooks that look at it."""
+    return {
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "pytorch-lightning_version": _VERSION,
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+    }
 
 
 @contextmanager
@@ -64,12 +85,8 @@ def _unsharded(strategy: Any) -> Iterator[None]:
 def dump_alone(trainer: Any) -> dict[str, Any]:
     """What one process of several can tell of it by itself: nothing that may have to ask the others."""
     return {
-        "epoch": trainer.current_epoch,
-        "global_step": trainer.global_step,
-        "pytorch-lightning_version": _VERSION,
+        **_described(trainer),
         "state_dict": trainer.lightning_module.state_dict(),
-        "loops": {},
-        "callbacks": {},
         "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "lr_schedulers": [each.scheduler.state_dict() for each in trainer.lr_scheduler_configs],
     }
