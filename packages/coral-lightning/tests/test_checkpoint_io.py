@@ -69,6 +69,27 @@ def test_a_link_to_nothing_says_so(lab: SimpleNamespace, path: Path) -> None:
         fit(ckpt_path=f"coral://{path}@main")
 
 
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
+def test_going_on_from_another_branch_than_the_one_that_is_saved_to_is_warned_of(
+    lab: SimpleNamespace, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fit(epochs: int, branch: str | None = None, ref: str | None = None) -> str:
+        caplog.clear()
+        saves = coral(path, save_every_n_epochs=1, include_optimizer=True, branch=branch)
+        link = f"coral://{path}@{ref}" if ref else None
+        lab.trainer(saves, max_epochs=epochs).fit(lab.Scored(), batches(3), batches(1), ckpt_path=link)
+        return caplog.text
+
+    fit(1)
+    for branch, ref in (("fork", "last"), ("fork", "fork"), ("fork", "fork@step:6"), (None, "last")):
+        assert "no checkpoint of its own" not in fit(2, branch, ref), ref
+    fit(3, "other")
+    fork, other = Repository(path).resolve("fork"), Repository(path).resolve("other")
+    for branch, ref, newest in (("other", "last", 9), ("other", fork, 9), (None, other, 6)):
+        said = f"on the branch {branch or 'main'} that it saves to; the newest there is of step {newest}"
+        assert said in fit(3, branch, ref), ref
+
+
 def test_the_trainer_saves_commits(lab: SimpleNamespace, path: Path) -> None:
     """save_checkpoint is the public way to the whole of it; what random generators were is not in there."""
     trainer = lab.trainer(plugins=[CoralCheckpointIO()])

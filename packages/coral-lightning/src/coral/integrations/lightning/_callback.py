@@ -152,8 +152,27 @@ class CoralCallback(Callback):
             )
         if not origin.exact:
             _log.warning("%s: going on from %s approximately: %s", self.experiment, origin.commit[:12], origin.why)
+        if trainer.is_global_zero:
+            self._check_branch(origin)
         checkpoint.update(with_loaders(checkpoint))  # a file holds rank 0's
         self._put_random_back(trainer)  # here too: some strategies load after on_fit_start
+
+    def _check_branch(self, origin: Origin) -> None:
+        """Warn where it goes on from what is not its branch's own, though the branch has some: `@last` is HEAD's."""
+        with suppress(CoralError):
+            repo = self._repository()
+            branch = self.branch or repo.head
+            if Path(origin.repository) != repo.path.resolve() or branch not in repo.branches():
+                return
+            log = repo.log(f"refs/heads/{branch}")
+            found = next((commit for commit in log if commit.id == origin.commit), None)
+            mine = [commit for commit in log if commit.experiment == self.experiment]
+            if found is None or (mine and found not in mine):
+                _log.warning(
+                    "%s: going on from %s, no checkpoint of its own on the branch %s that it saves to; the newest "
+                    "there is of step %s: coral://%s@%s",
+                    self.experiment, origin.commit[:12], branch, log[0].step, self.repo_path, branch,
+                )  # fmt: skip
 
     # A fit begins
 
