@@ -242,6 +242,29 @@ def test_the_policy_stops_the_training_at_once(scored: Any, repo: Repository) ->
     assert saved(repo) == {1: ("best",), 3: ("final",)}
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("evaluate", ["epoch", "steps"])
+def test_a_run_that_goes_on_from_where_the_policy_had_stopped_it_saves_nothing_more(
+    scored: Any, repo: Repository, caplog: Any, evaluate: str, accumulate: int
+) -> None:
+    """The Trainer looks whether it is to stop when it has trained a batch: again and again, if it is started so."""
+    options = {"eval_strategy": evaluate, "eval_steps": 2, "gradient_accumulation_steps": accumulate}
+    policy = {"save_on_best": "eval_loss", "early_stopping_patience": 2, "save_every_n_steps": 1}
+
+    def run(**resumed: Any) -> int:
+        callback = coral(repo, include_optimizer=True, **policy)
+        trainer = scored(callback, scores=lambda step, _: float(step), num_train_epochs=9, **options)
+        trainer.train(**{name: callback.resume_path() for name in resumed})
+        return int(trainer.state.global_step)
+
+    ended, log = run(), repo.log()
+    for _ in range(2):
+        caplog.clear()
+        assert run(resume_from_checkpoint=True) <= ended + 1
+        assert "counts for nothing" in caplog.text
+        assert [commit.id for commit in repo.log()] == [commit.id for commit in log]
+
+
 def test_an_exception_is_saved_by_the_guard_and_raised_as_it_is(training: Any, repo: Repository) -> None:
     error = RuntimeError("out of luck")
 

@@ -126,6 +126,9 @@ class CoralTrainerCallback(TrainerCallback):
         source.ranks.together = args.world_size > 1 and (source.needs_all or may_stop)
         self.manager = self._begin(source, state.global_step) if source.main else None
         self._run = Run(self.config, source, self.manager)
+        if self._run.is_over():
+            self._abandon()
+            control.should_training_stop = True
 
     def _begin(self, source: TrainerSource, step: int) -> CheckpointManager:
         manager = CheckpointManager(

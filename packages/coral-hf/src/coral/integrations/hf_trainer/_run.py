@@ -37,6 +37,24 @@ class Run:
         self._moved = False  # an update is complete, of this run
         self._cut = False  # ... with which training ends, wherever in its epoch that is
 
+    def is_over(self) -> bool:
+        """Whether the run has ended before it begins: it goes on from one that the policy had ended, and still would.
+
+        A Trainer looks whether it is to stop after its first batch, and not before: that is none of the run.
+        """
+
+        def work() -> bool:
+            if self._manager is None or self._manager.stop_reason is None:
+                return False
+            _log.warning(
+                "%s: nothing is trained, but for one batch that counts for nothing: %s",
+                self._manager.experiment,
+                self._manager.stop_reason,
+            )
+            return True
+
+        return self._together(work)
+
     # What happens
 
     def update_begins(self) -> None:
