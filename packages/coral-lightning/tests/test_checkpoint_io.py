@@ -90,6 +90,25 @@ def test_going_on_from_another_branch_than_the_one_that_is_saved_to_is_warned_of
         assert said in fit(3, branch, ref), ref
 
 
+def test_two_callbacks_on_branches_of_their_own_go_on_together(
+    lab: SimpleNamespace, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RuntimeError, match="more than one stateful callback"):
+        lab.trainer(coral(path), coral(path, save_on_best="val_loss"))
+    for epochs, link in ((1, None), (2, f"coral://{path}@whole"), (3, f"coral://{path}@whole")):
+        whole = coral(path, branch="whole", include_optimizer=True)
+        scores = coral(path, branch="scores", save_on_best="val_loss")
+        lab.trainer(whole, scores, max_epochs=epochs).fit(lab.Scored(), batches(3), batches(1), ckpt_path=link)
+    assert "no checkpoint of its own" not in caplog.text
+    assert [commit.step for commit in Repository(path).log("whole")] == [9, 6, 3]
+
+
+def test_a_module_is_loaded_from_the_file_of_a_commit(lab: SimpleNamespace, path: Path) -> None:
+    callback = coral(path, save_every_n_epochs=1, include_optimizer=True)
+    lab.trainer(callback).fit(lab.Scored(), batches(3), batches(1))
+    assert lab.Scored.load_from_checkpoint(callback.resume_path("step:6")).weight.item() == 6.0
+
+
 def test_the_trainer_saves_commits(lab: SimpleNamespace, path: Path) -> None:
     """save_checkpoint is the public way to the whole of it; what random generators were is not in there."""
     trainer = lab.trainer(plugins=[CoralCheckpointIO()])

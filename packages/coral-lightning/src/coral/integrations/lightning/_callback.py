@@ -55,7 +55,8 @@ class CoralCallback(Callback):
     A cadence of 0 is off. `save_on_best` names a metric that the module logs, of which less is better unless
     `mode="max"`. `branch` is where it commits, made where it does not exist: HEAD's branch if None. `metadata_keys` are
     attributes of the trainer that go into each commit, as they are when its step is complete. The other keywords are
-    fields of CheckpointConfig, or `config` is given and none of them.
+    fields of CheckpointConfig, or `config` is given and none of them. Of two callbacks of one trainer on one repository
+    each has a `branch` of its own: a trainer refuses them otherwise.
 
     With `include_optimizer=True` a checkpoint holds all that the trainer goes on by: optimizers, schedulers, loops,
     callbacks, random generators. `trainer.fit(model, ckpt_path="coral://./weights@experiment")` goes on from it, as if
@@ -152,7 +153,7 @@ class CoralCallback(Callback):
             )
         if not origin.exact:
             _log.warning("%s: going on from %s approximately: %s", self.experiment, origin.commit[:12], origin.why)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.include_optimizer:  # or it has none of its own to go on from
             self._check_branch(origin)
         checkpoint.update(with_loaders(checkpoint))  # a file holds rank 0's
         self._put_random_back(trainer)  # here too: some strategies load after on_fit_start
