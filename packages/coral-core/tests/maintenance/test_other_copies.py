@@ -82,3 +82,17 @@ def test_where_all_are_damaged_it_says_so(repo: Repository) -> None:
     commit = list(reversed(again.log()))[step]
     with pytest.raises(CorruptObject, match="fails its check"):
         _ = again.load(commit.id)["w"].data
+
+
+def test_a_damaged_base_makes_no_difference_damaged_that_another_copy_is_whole_for(repo: Repository) -> None:
+    bases = {chain.links[-1].entry.id: chain for chain in differences(repo).values()}
+    (id, chain), *_ = bases.items()
+    damage(repo, chain, -1)
+    again = Repository(repo.path)
+    (problem,) = again.fsck().problems
+    assert (problem.object, problem.commits) == (id, ())
+    assert again.gc().bytes_freed > 0
+    assert Repository(repo.path).stats().reclaimable_bytes == 0
+    assert Repository(repo.path).fsck().ok
+    for step, commit in enumerate(reversed(again.log())):
+        np.testing.assert_array_equal(Repository(repo.path).load(commit.id)["w"].data, weights(step)["w"])

@@ -28,8 +28,17 @@ def unfit(store: Store, copies: Mapping[str, Copy]) -> Iterator[tuple[str, Copy]
                 except (CoralError, EOFError, OSError):
                     yield id, copy
             for chain, problem in verify_tensors(chains):
-                if problem is not None:
+                if problem is not None and not _is_whole(opened, chain.links[0]):
                     yield chain.entry.id, some[chain.entry.id]
+
+
+def _is_whole(opened: Copies, stored: Stored) -> bool:
+    """Whether it is read by way of other copies of its bases: then these are what is damaged."""
+    try:
+        opened.verify(stored)
+    except (CoralError, EOFError, OSError):
+        return False
+    return True
 
 
 def _looked_at(opened: Copies, copy: Copy) -> list[Chain]:

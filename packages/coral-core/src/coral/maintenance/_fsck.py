@@ -225,7 +225,7 @@ def _check_pack(store: Store, path: str) -> _Checked | None:
             try:
                 entry = directory.checked(number)
                 if entry.kind == "tensor":
-                    copies.chain(Stored(directory, file, entry), again=True).verify()
+                    copies.verify(Stored(directory, file, entry), again=True)
                     good.append((entry, None))
                 else:
                     good.append((entry, read_object(file, entry)))

@@ -130,7 +130,10 @@ class Collector:
 
     @_locked
     def reclaimable(self) -> int:
-        """Bytes that a collection would free, but for rounding: what a pack's directory takes it takes by the entry."""
+        """Bytes that a collection would free, but for rounding: what a pack's directory takes it takes by the entry.
+
+        Nothing is read for it: a collection that finds damage keeps other copies, and frees less.
+        """
         marks, settled = self.survey()
         plan = self._plan(marks, settled, 0.0)
         moved = sum(self.inventory.part(pack, [copy for _, copy in held]) for pack, held in plan.moved.items())

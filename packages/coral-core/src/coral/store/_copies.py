@@ -131,6 +131,21 @@ class Copies:
                 return chain
             raise
 
+    def verify(self, stored: Stored, *, again: bool = False) -> None:
+        """Check a copy by all that there is to check, and by way of any copies of its bases; `again` as for `chain`.
+
+        CorruptObject or EOFError where it, or all ways to read it, are damaged; and what `chain` raises.
+        """
+        try:
+            self.chain(stored, again=again).verify()
+        except (CorruptObject, EOFError):
+            if stored.entry.base is None:
+                raise
+            for chain in self._ways(iter([stored]), again=again):
+                with suppress(CorruptObject, EOFError):
+                    return chain.verify()
+            raise
+
     def _nearest(self, stored: Stored) -> Chain:
         """A copy with the first known copy of each base."""
         links = [stored]
