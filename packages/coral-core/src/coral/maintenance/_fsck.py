@@ -117,6 +117,9 @@ def examine(store: Store) -> Examined:
         files = [path for path in _list_packs(store)[0] if _name_of(path) not in seen]
         if not files and tips == before:
             break
+    # what has been collected by now is no damage: the base of a difference may have gone just before it
+    gone = {name for name in {_name_of(p.path) for p in report.problems} & seen.keys() if _is_gone(store, name)}
+    report.problems = [problem for problem in report.problems if _name_of(problem.path) not in gone]
     report.packs, report.tensors, report.commits = len(seen), len(found.tensors), len(found.commits)
     report.problems += _check_index(store, {name: rows for name, rows in seen.items() if rows is not None})
     report.problems += [*named, *noted, *lost]
@@ -236,8 +239,7 @@ def _check_pack(store: Store, path: str) -> _Checked | None:
     finally:
         file.close()
         copies.close()
-    # what it had differences from may have been collected with it
-    return None if problems and _is_gone(store, name) else (good, problems, rows)
+    return good, problems, rows
 
 
 def _is_gone(store: Store, name: str) -> bool:

@@ -71,10 +71,10 @@ def repair(store: Store, sources: Sequence[Source] = ()) -> FsckReport:
         for _ in range(_ROUNDS):  # what is mended may lead to more that is lost
             if now.report.ok:
                 break
-            work.round(now)
+            came = work.round(now)
             before, now = now, examine(store)
             seen += now.report.problems
-            if now.report.problems == before.report.problems:
+            if not came and now.report.problems == before.report.problems:
                 break
     report = now.report
     if now is not first:
@@ -115,8 +115,8 @@ class _Repair:
         self._came: set[str] = set()
         self._differences: set[str] = set()  # that were rescued: of use only with their bases
 
-    def round(self, examined: Examined) -> None:
-        """Mend what can be mended of what was found."""
+    def round(self, examined: Examined) -> bool:
+        """Mend what can be mended of what was found; whether something came, which what is left has to wait for."""
         problems, before = examined.report.problems, self._came | self._differences
         if any(problem.path == "format" for problem in problems) and restore_format(self._fs):
             self.actions.append("format: written anew")
@@ -130,11 +130,12 @@ class _Repair:
         if any(problem.path == "partial" for problem in problems):
             self._mend_partial(examined)
         if self._came | self._differences != before:  # notes and refs, once it is known what has come
-            return
+            return True
         self._mend_notes(problems, examined)
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
         if damaged:
             self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
+        return False
 
     # -- packs ------------------------------------------------------------------------------------------------------
 
