@@ -631,6 +631,22 @@ def test_a_note_that_said_that_a_commit_is_pruned(history: History) -> None:
     assert Repository(history.folder).show(history.ids[1]).pruned
 
 
+@pytest.mark.parametrize(("part", "local"), [(b'"time"', False), (b'"commit"', True)])
+def test_a_note_that_said_that_a_commit_is_pruned_beside_a_remote(
+    history: History, remote: Path, tmp_path: Path, part: bytes, local: bool
+) -> None:
+    """In doubt it is as if it was never fetched: that frees nothing over there."""
+    history.repo.delete_tag("t")
+    history.repo.delete_branch("x")
+    history.repo.prune(history.ids[1])
+    (note,) = (history.folder / "notes" / history.ids[1]).iterdir()
+    flip(note, note.read_bytes().index(part) + 3)
+    remote.rename(tmp_path / "aside")
+    assert repaired(history).problems == []
+    (made,) = Repository(history.folder).notes(history.ids[1])
+    assert (made.pruned, made.local) == (True, local)
+
+
 @pytest.mark.parametrize("part", [b'"local"', b'"pruned"', b'"commit"', b'"time"'])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_note_that_said_that_a_commit_was_not_fetched(
