@@ -112,6 +112,24 @@ def test_a_damaged_copy_in_a_pack_that_goes_is_not_moved(repo: Repository, folde
     assert Repository(folder).fsck().problems == []
 
 
+def test_a_repair_that_sets_aside_what_is_about_to_be_removed(
+    repo: Repository, grow: Grow, folder: Path, restores: Restores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = grow(1, 2)
+    grow(3, branch="dev")
+    repo.delete_branch("dev")
+    remove = Trash.remove
+
+    def late(self: Trash, pack: str) -> int:
+        for path in (folder / "trash").rglob("*.pack"):
+            path.unlink()
+        return remove(self, pack)
+
+    monkeypatch.setattr(Trash, "remove", late)
+    assert repo.gc().bytes_freed == 0
+    restores({one: 1, two: 2})
+
+
 def test_what_was_read_back_may_rot(
     repo: Repository, grow: Grow, folder: Path, version: Callable[..., dict[str, np.ndarray]],
     assert_bits: Callable[..., None], monkeypatch: pytest.MonkeyPatch,

@@ -384,9 +384,12 @@ class Trash:
             self._fs.fsync_dir("packs")
 
     def remove(self, pack: str) -> int:
-        """Remove a pack for good; its size in bytes."""
-        size = self._fs.stat(self._at(pack)).size
-        self._fs.unlink(self._at(pack))
+        """Remove a pack for good; its size in bytes: 0 where a repair has just set it aside."""
+        try:
+            size = self._fs.stat(self._at(pack)).size
+            self._fs.unlink(self._at(pack))
+        except FileNotFoundError:
+            return 0
         return size
 
     def close(self) -> None:
