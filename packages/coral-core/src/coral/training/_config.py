@@ -24,7 +24,8 @@ class CheckpointConfig:
 
     Budgets: the last n and the best n checkpoints are kept, and those of every n-th complete epoch on top; whatever is
     in none of them is pruned. A budget of None asks for nothing, and with neither of the first two nothing is pruned.
-    The newest checkpoint and the best one always stay.
+    The newest checkpoint and the best one always stay; so does the newest that no interrupt alone has made, and what an
+    exception alone has made takes no place among the last.
 
     Early stopping: after `early_stopping_patience` evaluations in a row without a gain of more than
     `early_stopping_threshold` in the metric of `save_on_best_metric`.
