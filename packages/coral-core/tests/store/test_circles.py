@@ -84,3 +84,39 @@ def test_what_such_a_copy_stands_for_is_collected(repo: Repository, names: tuple
     assert found.fsck().problems == []
     for name, id in ids.items():
         assert np.array_equal(found.load(id)["w"].data, ARRAYS[name])
+
+
+def test_what_a_copy_is_read_by_is_not_let_go(tmp_path: Path) -> None:
+    """`x` is a difference from `y`, whose better copy is damaged; the other one is from what nothing else needs."""
+    repo = Repository(tmp_path / "repo", init=True)
+    noise = np.random.default_rng(0).integers(0, 256, 3000, np.uint8)
+    kept = {f"kept {n}": np.random.default_rng(n).integers(0, 256, 30_000, np.uint8) for n in range(1, 5)}
+    id = repo.commit({"w": ARRAYS["x"]})
+    repo.commit({"w": ARRAYS["z"]})
+
+    def raw(writer: PackWriter, *arrays: np.ndarray) -> None:
+        for array in arrays:
+            writer.add_tensor(WeightTensor(array).id, "uint8", array.shape, array, sha256(array), [fold(array)])
+
+    def other(writer: PackWriter) -> None:
+        raw(writer, *kept.values())
+        entry = Entry(
+            IDS["y"], "tensor", CODEC.code, CODEC.params, WeightTensor(noise).id, "uint8", (3000,), 0, 0, 3000,
+            sha256(ARRAYS["y"]), [],
+        )  # fmt: skip
+        writer.add_stored(entry, encoded([(bytes(CODEC.encode(ARRAYS["y"], noise)), fold(ARRAYS["y"]))]))
+
+    with intent(repo.store.fs, "repack", []) as operation:
+        repo.store.write_pack(lambda writer: raw(writer, noise), operation)
+        repo.store.write_pack(other, operation)
+    repo.commit({"w": ARRAYS["z"], **kept})
+    put(repo, ("x", "y"))
+    before = {*(repo.path / "packs").iterdir()}
+    put(repo, ("y", "z"))
+    (path,) = {*(repo.path / "packs").iterdir()} - before
+    data = bytearray(path.read_bytes())
+    data[70] ^= 1  # the first tensor begins at 64
+    path.write_bytes(data)
+    assert np.array_equal(Repository(repo.path).load(id)["w"].data, ARRAYS["x"])
+    Repository(repo.path).gc()
+    assert np.array_equal(Repository(repo.path).load(id)["w"].data, ARRAYS["x"])

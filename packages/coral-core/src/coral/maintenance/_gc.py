@@ -204,6 +204,8 @@ class Collector:
             ids = {id for id, copy in others if id in settled and settled[id] != copy}
             # what is moved is read then: where it is damaged, another copy has to be known by now
             ids |= {id for held in plan.moved.values() for id, _ in held if len(self.inventory.copies[id]) > 1}
+            bases = {base for id in ids for base in _bases(settled, id) if len(self.inventory.copies[base]) > 1}
+            ids |= bases  # a copy may be whole by way of others of its bases than those that stay
             wrong = list(unfit(self.store, {id: settled[id] for id in ids if settled[id].pack not in self.verified}))
             if not wrong:
                 return marks, settled, plan
@@ -409,6 +411,13 @@ def pieces(file: ReadFile, entry: Entry) -> Iterator[Bytes]:
         if fold(piece) != total:
             raise CorruptObject(f"{entry.kind} {entry.id[:12]} fails its check at byte {number * BLOCK}. Run fsck.")
         yield piece
+
+
+def _bases(settled: dict[str, Copy], id: str) -> Iterator[str]:
+    """The ids of what a settled copy is a difference from, directly or not."""
+    while base := settled[id].base:
+        yield base
+        id = base
 
 
 def _missing(lost: list[str]) -> MissingObject:

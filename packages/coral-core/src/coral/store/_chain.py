@@ -12,7 +12,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -61,10 +60,16 @@ class _Link:
         self._carrier = carrier(entry.dtype)
         self.block = BLOCK_ELEMENTS * self._carrier.itemsize  # bytes
         self._codec = codec_of(entry.codec, entry.params)
+        self._known_table: tuple[list[int], list[int]] | None = None
 
-    @cached_property
+    @property
     def _table(self) -> tuple[list[int], list[int]]:
         """Where each block starts, and its sum."""
+        if self._known_table is None:  # a cached_property has, before Python 3.12, one lock for all, also when forked
+            self._known_table = self._read_table()
+        return self._known_table
+
+    def _read_table(self) -> tuple[list[int], list[int]]:
         entry = self.stored.entry
         count = -(-entry.nbytes // self.block)
         size = 8 * count + 4

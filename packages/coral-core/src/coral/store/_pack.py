@@ -15,7 +15,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +118,7 @@ class Directory:
             raise _corrupt(name, "its directory has not the size that its entries need")
         self._shapes: list[int] = np.frombuffer(tables[0], "<u8").tolist()
         self._digests = tables[1]
+        self._known_rows: list[tuple[Any, ...]] | None = None
         self._sums: list[int] = np.frombuffer(tables[2], "<u4").tolist()
         ids = np.ascontiguousarray(rows["id"]).tobytes().hex()
         self.ids = [ids[i : i + 64] for i in range(0, len(ids), 64)]
@@ -126,10 +126,11 @@ class Directory:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @cached_property
+    @property
     def _rows(self) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = self.rows.tolist()  # reading a field of one numpy row costs more than all of this
-        return rows
+        if self._known_rows is None:  # a cached_property has, before Python 3.12, one lock for all, also when forked
+            self._known_rows = self.rows.tolist()  # reading a field of one numpy row costs more than all of this
+        return self._known_rows
 
     def entry(self, number: int) -> Entry:
         """The entry of a number. That its size fits its dtype and shape is for the caller to check (`entries` does)."""
