@@ -98,7 +98,7 @@ def _rot() -> Tally:
 def _wrong_bytes() -> Tally:
     """Pull from one that answers with wrong bytes."""
     (pull,) = [deed for deed in remote_faults.REMOTE_DEEDS if deed.name == "pull"]
-    return remote_faults.run(pull, kinds=("wrong",))
+    return remote_faults.run(pull, kinds=("wrong", "garbled"))
 
 
 class _Fits:

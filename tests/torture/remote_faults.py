@@ -22,7 +22,7 @@ from process_death import in_child
 from coral.errors import RemoteDenied, RemoteUnreachable
 from coral.remotes._directory import DirectoryRemote
 
-KINDS = ("error", "denied", "lost", "late", "twice", "truncated", "wrong")
+KINDS = ("error", "denied", "lost", "late", "twice", "truncated", "wrong", "garbled")
 REMOTE_DEEDS = tuple(deed for deed in DEEDS if deed.name in ("push", "pull", "clone"))
 _REQUESTS = ("put", "read_array", "list", "delete", "copy")
 
@@ -89,6 +89,10 @@ class Breaking:
             case "wrong" if name == "read_array":
                 found = do()
                 found[found.size // 2 : found.size // 2 + 1] ^= np.uint8(4)
+                return found
+            case "garbled" if name == "read_array":
+                found = do()
+                found[::61] ^= np.uint8(4)
                 return found
         return do()
 

@@ -288,10 +288,11 @@ def damaged_copies(ours: Store, ids: Iterable[str]) -> set[tuple[str, Copy]]:
 def _is_damaged(copies: Copies, copy: Copy) -> bool:
     try:
         file, pack = copies.open(copy.pack)
+    except MissingObject:  # it is gone meanwhile
+        return False
+    try:
         for _ in pieces(file, pack.checked(copy.number)):
             pass
     except (CorruptObject, EOFError):
         return True
-    except MissingObject:  # its pack is gone meanwhile
-        pass
     return False
