@@ -128,9 +128,10 @@ class Directory:
 
     @property
     def _rows(self) -> list[tuple[Any, ...]]:
-        if self._known_rows is None:  # a cached_property has, before Python 3.12, one lock for all, also when forked
-            self._known_rows = self.rows.tolist()  # reading a field of one numpy row costs more than all of this
-        return self._known_rows
+        rows = self._known_rows  # a cached_property has, before Python 3.12, one lock for all, also when forked
+        if rows is None:
+            rows = self._known_rows = self.rows.tolist()  # reading a field of one numpy row costs more than all of this
+        return rows
 
     def entry(self, number: int) -> Entry:
         """The entry of a number. That its size fits its dtype and shape is for the caller to check (`entries` does)."""
