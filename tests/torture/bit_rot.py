@@ -35,7 +35,7 @@ from scenarios import (
 )
 
 from coral import CoralError, Repository
-from coral.errors import CorruptObject
+from coral.errors import CorruptObject, StorageError, storage_errors
 from coral.store import _refs
 from coral.store._pack import read_directory
 from coral.store._refs import RefEntry
@@ -80,11 +80,12 @@ def _refs_of(repo: Repository) -> object:
 
 def _log_of(repo: Repository, branch: str) -> tuple[list[str | None], list[str]]:
     fs, folder = repo.store.fs, _refs.folder_of("heads", branch)
-    entries = list(_refs.history(fs, folder))
-    if damaged := [entry for entry in entries if not isinstance(entry, RefEntry)]:
-        raise damaged[0]
-    if _refs.missing(fs, folder):  # this is how fsck knows
-        raise CorruptObject(f"entries of {folder} are missing", path=folder)
+    with storage_errors("reading the log"):
+        entries = list(_refs.history(fs, folder))
+        if damaged := [entry for entry in entries if not isinstance(entry, RefEntry)]:
+            raise damaged[0]
+        if _refs.missing(fs, folder):  # this is how fsck knows
+            raise CorruptObject(f"entries of {folder} are missing", path=folder)
     return [entry.value for entry in entries], [commit.id for commit in repo.log(branch)]
 
 
@@ -148,10 +149,13 @@ class Rot:
             everything = [n for n in everything if path[6:14] in self.pieces[n].name]
         yield at, size, everything, False
 
-    def read(self, numbers: Iterable[int], repo: Repository | None = None, *, exact: bool = True) -> int:
+    def read(
+        self, numbers: Iterable[int], repo: Repository | None = None, *, exact: bool = True, refusal: int | None = None
+    ) -> int:
         """Read those pieces, in a repository opened now; how many errors of coral's came up.
 
-        Unless `exact`, refs may be what they were earlier: whole entries of them are gone.
+        Unless `exact`, refs may be what they were earlier: whole entries of them are gone. With a `refusal` errors are
+        to be a StorageError with that code.
         """
         errors = 0
         for number in numbers:
@@ -159,7 +163,9 @@ class Rot:
             try:
                 repo = repo or Repository(self.fs)
                 got = piece.get(repo)
-            except CoralError:
+            except CoralError as error:
+                if refusal is not None and not (isinstance(error, StorageError) and error.errno == refusal):
+                    raise Violation(f"{piece.name}: {type(error).__name__}: {error}") from error
                 errors += 1
                 continue
             except Exception as error:

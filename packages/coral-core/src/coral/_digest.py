@@ -52,15 +52,19 @@ def fold(data: Bytes) -> int:
     return zlib.crc32(data[whole:], crc) if whole < data.size else crc
 
 
-def folds(arrays: Sequence[Bytes]) -> list[list[int]]:
-    """The folded sums of the blocks of each array, shared out over all threads."""
+def folds(arrays: Sequence[Bytes], first: Callable[[Bytes], None]) -> list[list[int]]:
+    """The folded sums of the blocks of each array, shared out over all threads; `first` is done with each block."""
+
+    def work(some: Sequence[Bytes]) -> list[int]:
+        found = []
+        for block in some:
+            first(block)
+            found.append(fold(block))
+        return found
+
     blocks = [array[at : at + BLOCK] for array in arrays for at in range(0, array.size, BLOCK)]
-    sums = iter(in_shares(_fold_all, blocks, [block.size for block in blocks]))
+    sums = iter(in_shares(work, blocks, [block.size for block in blocks]))
     return [[next(sums) for _ in range(blocks_in(array.size))] for array in arrays]
-
-
-def _fold_all(blocks: Sequence[Bytes]) -> list[int]:
-    return [fold(block) for block in blocks]
 
 
 def in_shares(work: Callable[[Sequence[_A]], list[_B]], items: Sequence[_A], sizes: Sequence[int]) -> list[_B]:

@@ -71,15 +71,23 @@ class StoredTensors(Mapping[str, WeightTensor]):
         if ready is not None:
             return ready
         what, problem = self._what(name), ""
+        refusal: OSError | None = None
         with storage_errors(f"reading {what}"):
             for chain in itertools.chain([self._stored[name]], self._copies.chains(entry.id)):
                 where = " or ".join(dict.fromkeys(path_of(link.pack.name) for link in chain.links))
                 problem = f"its copy in {where} fails its check"
                 if _fits(chain, entry):  # another copy may be whole
-                    with suppress(EOFError, OSError):
+                    try:
                         (data,) = read_tensors([chain])
-                        if data is not None:
-                            return _as_array(data, entry)
+                    except EOFError:
+                        continue
+                    except OSError as error:  # it may be whole
+                        refusal = error
+                        continue
+                    if data is not None:
+                        return _as_array(data, entry)
+            if refusal is not None:
+                raise refusal
         message = f"{what} is not what was stored: {problem}. Run fsck."
         path = path_of(self._stored[name].links[0].pack.name)
         raise CorruptObject(message, tensor=name, commits=[self._commit], path=path)

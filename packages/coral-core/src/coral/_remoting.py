@@ -31,7 +31,7 @@ from coral.remotes._notes import local_notes
 from coral.remotes._push import push
 from coral.remotes._records import Memory, add_record, is_url, read_record, records, remove_record
 from coral.remotes._side import Side
-from coral.store import Durability, Operation, _refs, check_ref_name, intent, merged
+from coral.store import Durability, Operation, Store, _refs, check_ref_name, intent, merged
 from coral.store._partial import mark_partial, partial_names
 
 _log = logging.getLogger("coral")
@@ -223,9 +223,9 @@ class Remoting(Naming):
         found = open_remote(record.url, single_writer=record.single_writer)
         return Side(found, fs, Memory(fs, record.name)), record
 
-    def _sources(self) -> list[RemoteSource]:
+    def _sources(self, store: Store) -> list[RemoteSource]:
         """Every remote that has a name here and can be opened, as another copy of what this repository holds."""
-        found, store = [], self._store
+        found = []
         for record in records(store.fs):
             try:
                 remote = open_remote(record.url, single_writer=record.single_writer)

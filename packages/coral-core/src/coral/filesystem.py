@@ -27,6 +27,7 @@ import numpy as np
 
 from coral._digest import Bytes
 from coral._fork import renewed_by_fork
+from coral._mapped import fault_in
 from coral.errors import ConfigError, CorruptObject
 
 __all__ = ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"]
@@ -59,12 +60,13 @@ class ReadFile(Protocol):
     def region(self, offset: int, size: int) -> Bytes | None:
         """A private, copy-on-write view of a range; None where one that overlaps was given before, or none can be had.
 
-        Once only: what was written into a view stays in the pages at its ends when it is dropped.
+        Once only: what was written into a view stays in the pages at its ends when it is dropped. Nothing of it has
+        been read: `coral._mapped.fault_in` does that.
         """
         ...
 
     def view(self, offset: int, size: int) -> Bytes | None:
-        """A read-only view of a range, as often as it is asked for; None where none can be had."""
+        """A read-only view of a range, which has been read, as often as it is asked for; None where none can be had."""
         ...
 
     def close(self) -> None:
@@ -326,6 +328,8 @@ class _LocalReadFile:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # what O_NOFOLLOW says, depending on the system
                 raise CorruptObject(f"{name} is a link, not a file: refused", path=name) from error
+            if error.errno == errno.ENXIO:
+                raise CorruptObject(f"{name} is a socket, not a file: refused", path=name) from error
             raise
         self._path = path
         self._map: mmap.mmap | None = None
@@ -347,7 +351,11 @@ class _LocalReadFile:
     def read_into(self, buffer: Bytes, offset: int) -> None:
         view = memoryview(buffer).cast("B") if buffer.size else memoryview(b"")
         while len(view):
-            got = os.preadv(self._fd, [view], offset)
+            try:
+                got = os.preadv(self._fd, [view], offset)
+            except OSError as error:
+                error.filename = self._path
+                raise
             if not got:
                 raise EOFError(f"{self._path} ends at byte {offset}")
             view, offset = view[got:], offset + got
@@ -384,6 +392,7 @@ class _LocalReadFile:
             if self._shown is None:
                 return None
         view: Bytes = np.frombuffer(self._shown, np.uint8, size, offset)
+        fault_in(view)
         # as in `region`; who needs the range once more gets its pages from the system's cache
         weakref.finalize(view, _drop, self._shown, offset, offset + size, None).atexit = False
         return view

@@ -26,7 +26,7 @@ from coral.errors import (
     storage_errors,
 )
 from coral.filesystem import FileSystem, LocalFileSystem
-from coral.maintenance import Collected, Collector, FsckReport, Progress, Repacked, fsck, repack, statistics
+from coral.maintenance import Collected, Collector, FsckReport, Progress, Repacked, fsck, repack, scrubbing, statistics
 from coral.maintenance import repair as repair_store
 from coral.objects import (
     Note,
@@ -248,9 +248,10 @@ class Repository(Reading, Remoting):
         """
         if not repair:
             with self._doing("checking the repository"):
-                return fsck(self._store)
+                return fsck(scrubbing(self._store))
         with self._doing("repairing the repository"):
-            found = repair_store(self._store, self._sources())
+            store = scrubbing(self._store)
+            found = repair_store(store, self._sources(store))
             self._collector = Collector(self._store)  # what it remembers may be gone
             return found
 

@@ -28,7 +28,7 @@ LOCKED = {
     ],
     "coral.maintenance": [
         "Collected", "Collector", "FsckReport", "Problem", "Progress", "Repacked", "fsck", "repack", "repair",
-        "restore_format", "serve", "statistics",
+        "restore_format", "scrubbing", "serve", "statistics",
     ],
     "coral.objects": ["Commit", "Note", "State", "TensorEntry", "Tree"],
     "coral.remotes": [

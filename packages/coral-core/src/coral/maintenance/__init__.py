@@ -6,6 +6,7 @@ from coral.maintenance._gc import Collected, Collector
 from coral.maintenance._repack import Progress, Repacked, repack
 from coral.maintenance._repair import repair, restore_format
 from coral.maintenance._report import FsckReport, Problem
+from coral.maintenance._scrubbing import scrubbing
 from coral.maintenance._statistics import statistics
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "repack",
     "repair",
     "restore_format",
+    "scrubbing",
     "serve",
     "statistics",
 ]

@@ -218,7 +218,7 @@ def _check_pack(store: Store, path: str) -> _Checked | None:
             file = store.open_pack(name)  # it was moved since it was listed
     except FileNotFoundError:
         return None
-    except (OSError, CorruptObject) as error:
+    except (PermissionError, CorruptObject) as error:
         return good, [Problem(path, f"cannot be opened: {error}")], None
     copies = Copies(store)
     try:
@@ -232,9 +232,9 @@ def _check_pack(store: Store, path: str) -> _Checked | None:
                     good.append((entry, None))
                 else:
                     good.append((entry, read_object(file, entry)))
-            except (CoralError, EOFError, OSError) as error:
+            except (CoralError, EOFError) as error:
                 problems.append(Problem(path, str(error), object=directory.ids[number]))
-    except (CoralError, EOFError, OSError) as error:
+    except (CoralError, EOFError) as error:
         problems.append(Problem(path, str(error)))
     finally:
         file.close()

@@ -24,7 +24,7 @@ from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._fsck import Examined, examine
 from coral.maintenance._gc import Trash, pieces
 from coral.maintenance._mending import mend_refs
-from coral.maintenance._quarantine import Quarantine, quarantined_packs
+from coral.maintenance._quarantine import Quarantine, quarantined_notes, quarantined_packs
 from coral.maintenance._report import FsckReport, Problem
 from coral.maintenance._salvage import find_directory, is_intact
 from coral.objects import Note, State, decode_commit, decode_tree
@@ -132,6 +132,7 @@ class _Repair:
         if self._came | self._differences != before:  # notes and refs, once it is known what has come
             return True
         self._mend_notes(problems, examined)
+        self._put_back_notes()
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
         if damaged:
             self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
@@ -147,12 +148,11 @@ class _Repair:
         kept: dict[str, str] = {}
         for path in paths:
             try:
-                if not path.endswith(".pack") or self._is_better_left(path):
-                    continue
-                kept[path] = self.quarantine.keep(path)
+                if path.endswith(".pack") and not self._is_better_left(path):
+                    kept[path] = self.quarantine.keep(path)
             except FileNotFoundError:
                 continue
-            except (OSError, CorruptObject):  # a folder, a link, a pipe
+            except CorruptObject:  # a folder, a link, a pipe, or what the disk does not open
                 with suppress(FileNotFoundError):
                     self.quarantine.take(path)
         written = {name for path, second in kept.items() if (name := self._rescue(second, _name_of(path)))}
@@ -360,6 +360,18 @@ class _Repair:
             with suppress(FileNotFoundError):
                 self.quarantine.take(path)
                 self.actions.append(f"{path}: set aside; what it said of commit {commit[:12]} is lost")
+
+    def _put_back_notes(self) -> None:
+        """Put back what was set aside, and is whole: it could not be read then."""
+        for path, place in quarantined_notes(self._fs):
+            folder, _, name = place.rpartition("/")
+            if name in self._fs.list(folder):
+                continue
+            with suppress(CorruptObject, FileNotFoundError):
+                content = self._fs.read(path, LIMIT)
+                Note.decode(unseal(content, path), folder.rpartition("/")[2], path)
+                put_if_absent(self._fs, place, content, durable=True)
+                self.actions.append(f"{place}: put back")
 
     def _is_local(self, said: bytes, commit: str) -> bool:
         """Whether a damaged note said of this copy alone that it lacks a commit.

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coral._digest import BLOCK, Bytes, fold, folds, pool, sha256, tensor_id
+from coral._mapped import fault_in
 from coral.delta import BLOCK_ELEMENTS, Same, carrier, codec_of
 from coral.errors import CorruptObject
 from coral.filesystem import ReadFile
@@ -199,10 +200,13 @@ def buffer(name: str, size: int) -> Bytes:
 
 
 def read_tensors(chains: Sequence[Chain]) -> list[Bytes | None]:
-    """The raw bytes of tensors, mapped where they are large and whole, all checked; None for one that fails."""
+    """The raw bytes of tensors, mapped where they are large and whole, all checked; None for one that fails.
+
+    OSError where one cannot be read.
+    """
     found: list[Bytes | None] = [_raw(chain.links[0]) if chain.whole else None for chain in chains]
     whole = [data for data in found if data is not None]
-    sums = iter(folds(whole))
+    sums = iter(folds(whole, fault_in))
     found = [
         None if data is None or next(sums) != chain.entry.sums else data
         for data, chain in zip(found, chains, strict=True)
@@ -255,7 +259,7 @@ def _decoded(chains: Sequence[tuple[int, Chain]]) -> tuple[list[int], list[Bytes
             try:
                 if out is not None:
                     chain.read(start, out[start:end])
-            except (CorruptObject, EOFError, OSError):
+            except (CorruptObject, EOFError):
                 outs[number] = None
 
     for _ in pool().map(work, _jobs(chains)):

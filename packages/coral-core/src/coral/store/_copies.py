@@ -182,6 +182,8 @@ class Copies:
                 return self.chain(found)
             for chain in self.chains(id):
                 return chain
+            if (found := self.known(id)) is not None:  # by now: what it needs does not lead anywhere
+                return self.chain(found)
         except (CorruptObject, NewerFormat, MissingExtra) as error:
             problem = error
             with suppress(MissingExtra):

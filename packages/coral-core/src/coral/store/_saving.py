@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coral._digest import BLOCK, Bytes, fold, pool, sha256, tensor_id
+from coral._mapped import fault_in
 from coral.errors import CorruptObject
 from coral.objects import TensorEntry
 from coral.store._chain import Chain, Stored
@@ -176,6 +177,8 @@ def _same(data: Bytes, at: int, copy: Stored) -> bool:
         if other is None:
             other = _scratch_buffer()[: data.size]
             copy.file.read_into(other, offset)
+        else:
+            fault_in(other)
     except (OSError, EOFError):
         return False
     return _equal_bytes(data[:_HEAD], other[:_HEAD]) and _equal_bytes(data[_HEAD:], other[_HEAD:])

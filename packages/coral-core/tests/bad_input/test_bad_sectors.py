@@ -1,0 +1,274 @@
+"""A disk that cannot read some of its sectors: the rest is read, and nothing that another try may read is let go."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coral import Repository
+from coral.errors import CorruptObject, StorageError
+from coral.filesystem import LocalFileSystem
+from coral.store import _refs
+from coral.store._pack import read_directory
+
+
+class BadDisk(LocalFileSystem):
+    """A folder on a disk where some ranges of files cannot be read, nor some files opened."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.bad: list[tuple[str, int, int]] = []  # a name, the first byte, the one after the last
+        self.refused: dict[str, int] = {}  # name -> the error that opening it gives
+
+    def open(self, path: str) -> Any:
+        if os.path.basename(path) in self.refused:
+            code = self.refused[os.path.basename(path)]
+            raise OSError(code, os.strerror(code), path)
+        return _BadFile(super().open(path), os.path.basename(path), self.bad)
+
+
+class _BadFile:
+    def __init__(self, inner: Any, name: str, bad: list[tuple[str, int, int]]) -> None:
+        self._inner, self._name, self._bad = inner, name, bad
+        self.size = inner.size
+
+    def _read(self, offset: int, size: int) -> None:
+        if any(name == self._name and offset < end and start < offset + size for name, start, end in self._bad):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), self._name)
+
+    def read_into(self, buffer: Any, offset: int) -> None:
+        self._read(offset, buffer.size)
+        self._inner.read_into(buffer, offset)
+
+    def region(self, offset: int, size: int) -> Any:
+        return None
+
+    def view(self, offset: int, size: int) -> Any:
+        self._read(offset, size)
+        return self._inner.view(offset, size)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.fixture
+def disk(fs: LocalFileSystem) -> BadDisk:
+    return BadDisk(Path(fs.root))
+
+
+def packs(disk: BadDisk) -> list[str]:
+    return [name.removesuffix(".pack") for name in disk.list("packs")]
+
+
+def spoil(disk: BadDisk, id: str) -> None:
+    """Make one byte in the middle of every copy of an object unreadable."""
+    for pack in packs(disk):
+        for entry in read_directory(disk, pack).entries():
+            if entry.id == id:
+                at = entry.offset + entry.size // 2
+                disk.bad.append((f"{pack}.pack", at, at + 1))
+
+
+@contextmanager
+def perhaps_unreadable() -> Iterator[None]:
+    """Nothing is raised but what says that bytes cannot be read."""
+    try:
+        yield
+    except StorageError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
+@pytest.fixture
+def tensors(weights: Callable[..., dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return weights(1, big=True)
+
+
+@pytest.mark.parametrize("name", ["big", "layer.bias"])
+def test_what_cannot_be_read_is_no_damage(disk: BadDisk, tensors: dict[str, np.ndarray], name: str) -> None:
+    """Where a cable is loose, there is nothing to repair; where a disk dies, it is to be copied first."""
+    repo = Repository(disk, durability="fast")
+    commit = repo.commit(tensors)
+    spoil(disk, repo.load(commit).entry(name).id)
+    loaded = Repository(disk).load(commit)
+    for other in tensors.keys() - {name}:
+        np.testing.assert_array_equal(loaded[other].data, tensors[other])
+    with pytest.raises(StorageError, match=f"'{name}' of commit {commit[:12]}.*{os.strerror(errno.EIO)}") as caught:
+        loaded[name].data  # noqa: B018 - it is read here
+    assert caught.value.errno == errno.EIO
+    assert not isinstance(caught.value, CorruptObject)
+    disk.bad.clear()
+    np.testing.assert_array_equal(loaded[name].data, tensors[name])
+
+
+@pytest.mark.parametrize("name", ["big", "layer.bias"])
+def test_fsck_names_what_cannot_be_read(disk: BadDisk, tensors: dict[str, np.ndarray], name: str) -> None:
+    commit = Repository(disk, durability="fast").commit(tensors)
+    (pack,) = packs(disk)
+    id = Repository(disk).load(commit).entry(name).id
+    spoil(disk, id)
+    report = Repository(disk).fsck()
+    first, lost = report.problems
+    assert (first.path, first.object) == (f"packs/{pack}.pack", id)
+    assert os.strerror(errno.EIO) in first.message
+    assert (lost.object, lost.commits, lost.tensors) == (id, (commit,), (f"weights/{name}",))
+
+
+@pytest.fixture(params=["tensor", "small tensor", "commit", "directory", "trailer", "header"])
+def spoiled(request: pytest.FixtureRequest, disk: BadDisk, tensors: dict[str, np.ndarray]) -> str:
+    """A repository of two packs, of the second of which some bytes cannot be read; what these were of."""
+    repo = Repository(disk, durability="fast")
+    repo.commit({"first": np.arange(9)})
+    (other,) = packs(disk)
+    commit = repo.commit(tensors, "second")
+    (pack,) = {*packs(disk)} - {other}
+    directory = read_directory(disk, pack)
+    size = disk.stat(f"packs/{pack}.pack").size
+    match request.param:
+        case "tensor" | "small tensor" as kind:
+            spoil(disk, repo.load(commit).entry("big" if kind == "tensor" else "layer.bias").id)
+        case "commit":
+            spoil(disk, commit)
+        case "directory":
+            disk.bad.append((f"{pack}.pack", directory.end + 100, directory.end + 101))
+        case "trailer":
+            disk.bad.append((f"{pack}.pack", size - 1, size))
+        case "header":
+            disk.bad.append((f"{pack}.pack", 0, 1))
+    return str(request.param)
+
+
+def test_a_repair_keeps_what_can_be_read(
+    disk: BadDisk, spoiled: str, tensors: dict[str, np.ndarray], assert_bits: Callable[..., None]
+) -> None:
+    """And once the sectors can be read again, what was set aside is found there."""
+    (name, *_), commit = disk.bad[0], Repository(disk.root).resolve("main")
+    first = Repository(disk.root).resolve("main~1")
+    report = Repository(disk).fsck(repair=True)
+    assert f"packs/{name}" in {problem.path for problem in [*report.problems, *report.repaired]}
+    assert any(path.endswith(f"packs/{name}") for path in report.quarantined)
+    match spoiled:
+        case "tensor" | "small tensor":
+            lost = "big" if spoiled == "tensor" else "layer.bias"
+            left = {name: tensor for name, tensor in tensors.items() if name != lost}
+            assert [problem.tensors for problem in report.problems] == [(f"weights/{lost}",)]
+            assert_bits(Repository(disk).load(commit, names=left), left)
+        case "header":
+            assert report.ok
+        case _:  # the commit, or where it is in the pack: the branch goes back to what is left
+            assert Repository(disk).resolve("main") == first
+            newest = _refs.read(disk, "refs/heads/main")
+            Repository(disk).store.move_ref("refs/heads/main", commit, after=newest, why="as it was")
+    disk.bad.clear()
+    assert Repository(disk).fsck(repair=True).ok
+    assert_bits(Repository(disk).load(commit), tensors)
+
+
+def test_a_repair_asks_a_remote_for_what_cannot_be_read(
+    disk: BadDisk, spoiled: str, tmp_path: Path, tensors: dict[str, np.ndarray], assert_bits: Callable[..., None]
+) -> None:
+    repo = Repository(disk.root)
+    repo.add_remote("origin", f"file://{tmp_path}/remote")
+    repo.push("origin")
+    report = Repository(disk).fsck(repair=True)
+    assert report.ok
+    assert report.repaired
+    assert_bits(Repository(disk).load("main"), tensors)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM], ids=errno.errorcode.get)
+def test_what_the_system_refuses_is_no_damage(
+    disk: BadDisk, tensors: dict[str, np.ndarray], unchanged: Callable[[], None], code: int
+) -> None:
+    Repository(disk, durability="fast").commit(tensors)
+    (pack,) = packs(disk)
+    unchanged()
+    disk.refused[f"{pack}.pack"] = code
+    for repair in (False, True):
+        with pytest.raises(StorageError, match=os.strerror(code)):
+            Repository(disk).fsck(repair=repair)
+    unchanged()
+
+
+def test_a_repair_takes_nothing_away_that_it_may_not_read(
+    disk: BadDisk, tensors: dict[str, np.ndarray], unchanged: Callable[[], None]
+) -> None:
+    """A pack of another user's, say: what it needs is a permission."""
+    Repository(disk, durability="fast").commit(tensors)
+    (pack,) = packs(disk)
+    unchanged()
+    disk.refused[f"{pack}.pack"] = errno.EACCES
+    assert [problem.path for problem in Repository(disk).fsck().problems[:1]] == [f"packs/{pack}.pack"]
+    with pytest.raises(StorageError, match=os.strerror(errno.EACCES)):
+        Repository(disk).fsck(repair=True)
+    unchanged()
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_differences_from_what_cannot_be_read(
+    disk: BadDisk, tensors: dict[str, np.ndarray], assert_bits: Callable[..., None], step: int
+) -> None:
+    """Whatever upkeep comes upon unreadable bytes, it ends with an error of ours, or well, and nothing is lost."""
+    repo, series = Repository(disk, durability="fast"), []
+    for _ in range(4):
+        tensors = {**tensors, "big": np.nextafter(tensors["big"], np.float32(9))}
+        series.append((repo.commit(tensors), tensors))
+    repo.repack()
+    repo.gc()
+    spoil(disk, repo.load(series[step][0]).entry("big").id)
+    assert disk.bad
+    assert not Repository(disk).fsck().ok
+    for upkeep in (Repository.repack, Repository.gc):
+        with perhaps_unreadable():
+            upkeep(Repository(disk))
+    for commit, expected in series:
+        with perhaps_unreadable():
+            assert_bits(Repository(disk).load(commit), expected)
+    disk.bad.clear()
+    for commit, expected in series:
+        assert_bits(Repository(disk).load(commit), expected)
+    assert Repository(disk).fsck().ok
+
+
+_CUT = """
+    import sys
+    from pathlib import Path
+    from coral import Repository
+    from coral.errors import CoralError
+    repo = Repository(sys.argv[1])
+    loaded = repo.load("main" if sys.argv[2] == "whole" else "main~1")
+    loaded["big"].data  # and with it, all of the pack is mapped
+    for pack in Path(sys.argv[1], "packs").iterdir():
+        with pack.open("r+b") as file:
+            file.truncate(5000)  # as a disk that fails from there on: each access to what is mapped is a signal
+    try:
+        loaded["other"].data
+    except CoralError:
+        print("an error")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux (5.14) has a way to ask first")
+@pytest.mark.parametrize("stored", ["whole", "difference"])
+def test_mapped_bytes_that_cannot_be_read_do_not_end_the_process(
+    disk: BadDisk, tensors: dict[str, np.ndarray], stored: str
+) -> None:
+    repo = Repository(disk.root, durability="fast")
+    tensors = {"big": tensors["big"], "other": tensors["big"][::-1].copy()}
+    repo.commit(tensors)
+    repo.commit({name: np.nextafter(tensor, np.float32(9)) for name, tensor in tensors.items()})
+    if stored == "difference":
+        repo.repack()
+    program = [sys.executable, "-c", textwrap.dedent(_CUT), disk.root, stored]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("an error\n", 0), done.stderr
