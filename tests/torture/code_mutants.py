@@ -23,7 +23,7 @@ from scenarios import CONFIG, FAST, UPKEEP, Scenario, limits
 
 from coral import Repository, _naming
 from coral.errors import CorruptObject
-from coral.maintenance import _encoding, _gc, _marking
+from coral.maintenance import _encoding, _gc, _marking, _trash
 from coral.maintenance._gc import Collector
 from coral.maintenance._inventory import settle
 from coral.maintenance._marking import Marker, Marks
@@ -189,7 +189,7 @@ CODE_MUTANTS = (
         "only known packs in the trash are read", ((Copies, "_in_trash", lambda self, id: []),), (_race(REUSE),)
     ),
     CodeMutant(
-        "one trash for all", ((_gc.Trash, "__init__", _init_shared),), (_race("commit, gc, gc"), _race("gc, gc"))
+        "one trash for all", ((_trash.Trash, "__init__", _init_shared),), (_race("commit, gc, gc"), _race("gc, gc"))
     ),
     CodeMutant("nothing is recalled from others", ((Collector, "_recall", _nothing),), (_race("commit, gc, gc"),)),
     CodeMutant("the abandoned is not put back", ((Collector, "_put_back_abandoned", _nothing),), (_race("gc, gc"),)),

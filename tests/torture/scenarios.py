@@ -20,7 +20,7 @@ from coral import Repository, WeightTensor, _digest
 from coral.delta import Choice, DeltaConfig, choose
 from coral.filesystem import FileSystem
 from coral.maintenance import Collected, _bases, _gc, _repack
-from coral.store import Durability, _index, _pack, _refs
+from coral.store import Durability, _index, _pack, _pack_writer, _refs
 
 CONFIG = DeltaConfig(min_size=64, group_size=3, entropy="deflate")
 """For tensors as tiny as those here to become differences at all."""
@@ -467,6 +467,7 @@ def limits(scenario: Scenario) -> Iterator[None]:
         (_digest.Threads, "submit", _submit),
         (logging.getLogger("coral"), "disabled", True),
         (_pack, "Directory", parse),
+        (_pack_writer, "Directory", parse),
     ]
     if scenario.tight:
         changes += [(_refs, "FOLD", 3), (_refs, "_KEEP", 2), (_index, "_UNCOVERED", 2)]

@@ -89,7 +89,7 @@ class Reading(Naming):
         """The weights of a commit, or only those of `names`: a mapping of names to WeightTensors.
 
         Each is read when its `.data` is first asked for, without a copy where it is large, and checked as it is read.
-        Raises UnknownRef, CommitPruned, WeightsMismatch (an unknown name), CorruptObject.
+        Raises UnknownRef, CommitPruned, WeightsMismatch (an unknown name), CorruptObject, StorageError.
         """
         with self._doing(f"loading {ref}"):
             found = self._unpruned(ref)

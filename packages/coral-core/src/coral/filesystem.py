@@ -7,27 +7,21 @@ calls on behalf of a user turns them into coral's (`coral.errors.storage_errors`
 
 from __future__ import annotations
 
-import bisect
-import errno
-import mmap
 import os
 import socket
 import stat
 import sys
-import threading
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from coral._digest import Bytes
-from coral._fork import renewed_by_fork
-from coral._mapped import fault_in
+from coral._local_files import LocalReadFile, LocalWriteFile
 from coral.errors import ConfigError, CorruptObject
 
 __all__ = ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"]
@@ -61,7 +55,7 @@ class ReadFile(Protocol):
         """A private, copy-on-write view of a range; None where one that overlaps was given before, or none can be had.
 
         Once only: what was written into a view stays in the pages at its ends when it is dropped. Nothing of it has
-        been read: `coral._mapped.fault_in` does that.
+        been read: `coral._local_files.fault_in` does that.
         """
         ...
 
@@ -177,13 +171,13 @@ class LocalFileSystem:
 
     def create(self, path: str) -> WriteFile:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        return _LocalWriteFile(os.open(self._at(path), flags, 0o666), self._at(path))
+        return LocalWriteFile(os.open(self._at(path), flags, 0o666), self._at(path))
 
     def open(self, path: str) -> ReadFile:
-        return _LocalReadFile(self._at(path), path)
+        return LocalReadFile(self._at(path), path)
 
     def read(self, path: str, limit: int) -> bytes:
-        file = _LocalReadFile(self._at(path), path)
+        file = LocalReadFile(self._at(path), path)
         try:
             if file.size > limit:
                 raise CorruptObject(f"{path} has {file.size} bytes; {limit} is the limit", path=path)
@@ -225,7 +219,7 @@ class LocalFileSystem:
         os.rmdir(self._at(path))
 
     def fsync_file(self, path: str) -> None:
-        file = _LocalWriteFile(os.open(self._at(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), self._at(path))
+        file = LocalWriteFile(os.open(self._at(path), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), self._at(path))
         try:
             file.fsync()
         finally:
@@ -287,153 +281,6 @@ class LocalFileSystem:
         except PermissionError:
             return True
         return True
-
-
-class _LocalWriteFile:
-    def __init__(self, fd: int, path: str) -> None:
-        self._fd = fd
-        self._path = path
-
-    def write(self, buffers: Sequence[Bytes | bytes]) -> None:
-        left = [memoryview(b).cast("B") for b in buffers if len(b)]
-        while left:
-            done = os.writev(self._fd, left[:512])
-            while left and done >= len(left[0]):
-                done -= len(left.pop(0))
-            if done:
-                left[0] = left[0][done:]
-
-    def fsync(self) -> None:
-        if sys.platform == "darwin":
-            import fcntl
-
-            fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)  # fsync there stops at the drive's cache
-        else:
-            os.fsync(self._fd)
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-class _LocalReadFile:
-    _fd = -1
-
-    def __init__(self, path: str, name: str) -> None:
-        # neither follow a link out of the repository nor wait for a pipe's other end
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            self._fd = _open(path, flags)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.EMLINK):  # what O_NOFOLLOW says, depending on the system
-                raise CorruptObject(f"{name} is a link, not a file: refused", path=name) from error
-            if error.errno == errno.ENXIO:
-                raise CorruptObject(f"{name} is a socket, not a file: refused", path=name) from error
-            raise
-        self._path = path
-        self._map: mmap.mmap | None = None
-        self._shown: mmap.mmap | None = None
-        self._given: list[tuple[int, int]] = []  # the ranges that views were given of, in order
-        self._watch: dict[int, weakref.ref[Bytes]] = {}
-        self.after_fork()
-        renewed_by_fork(self)
-        found = os.fstat(self._fd)
-        if not stat.S_ISREG(found.st_mode):
-            self.close()
-            raise CorruptObject(f"{name} is not a regular file: refused", path=name)
-        self.size = found.st_size
-
-    def after_fork(self) -> None:
-        """Have a lock that no thread holds."""
-        self._lock = threading.Lock()
-
-    def read_into(self, buffer: Bytes, offset: int) -> None:
-        view = memoryview(buffer).cast("B") if buffer.size else memoryview(b"")
-        while len(view):
-            try:
-                got = os.preadv(self._fd, [view], offset)
-            except OSError as error:
-                error.filename = self._path
-                raise
-            if not got:
-                raise EOFError(f"{self._path} ends at byte {offset}")
-            view, offset = view[got:], offset + got
-
-    def region(self, offset: int, size: int) -> Bytes | None:
-        end = offset + size
-        if end > self.size or not size or self._fd < 0:
-            return None
-        with self._lock:
-            at = bisect.bisect_left(self._given, (offset, end))
-            if (at and self._given[at - 1][1] > offset) or (at < len(self._given) and self._given[at][0] < end):
-                return None
-            if self._map is None:
-                try:
-                    self._map = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
-                except (OSError, ValueError):  # a filesystem without maps, or no room for one
-                    return None
-            self._given.insert(at, (offset, end))
-        view: Bytes = np.frombuffer(self._map, np.uint8, size, offset)
-        # When the last tensor made from the view is gone its pages are let go, so that a streamed load stays small.
-        drop = partial(_drop, self._map, offset, end)
-        self._watch[offset] = weakref.ref(view, drop)
-        return view
-
-    def view(self, offset: int, size: int) -> Bytes | None:
-        if offset + size > self.size or not size:
-            return None
-        with self._lock:
-            if self._shown is None and self._fd >= 0:
-                try:
-                    self._shown = mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
-                except (OSError, ValueError):
-                    return None
-            if self._shown is None:
-                return None
-        view: Bytes = np.frombuffer(self._shown, np.uint8, size, offset)
-        fault_in(view)
-        # as in `region`; who needs the range once more gets its pages from the system's cache
-        weakref.finalize(view, _drop, self._shown, offset, offset + size, None).atexit = False
-        return view
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _open(path: str, flags: int) -> int:
-    """os.open that asks for more descriptors where there are too few: a commit may lie in many packs."""
-    try:
-        return os.open(path, flags)
-    except OSError as error:
-        if error.errno != errno.EMFILE or not _raise_limit():
-            raise
-        return os.open(path, flags)
-
-
-def _raise_limit() -> bool:
-    if sys.platform == "win32":
-        return False
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
-    if wanted <= soft:
-        return False
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return True
-
-
-def _drop(mapped: mmap.mmap, offset: int, end: int, _: object) -> None:
-    """Let the pages go that lie wholly in a range."""
-    start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if start < end and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 _SHARED = frozenset(

@@ -14,8 +14,9 @@ import coral
 SOURCE = Path(coral.errors.__file__).parent
 
 FLOORS = [
-    {"coral._version", "coral._fork", "coral._mapped", "coral._process", "coral.errors", "coral.training._events"},
+    {"coral._version", "coral._fork", "coral._process", "coral.errors", "coral.training._events"},
     {"coral._digest", "coral._json", "coral.training._config"},
+    {"coral._local_files"},
     {"coral.weights", "coral.filesystem", "coral.training._now", "coral.training._policy",
      "coral.training._policy_state", "coral.training._retention"},
     {"coral.state"},
@@ -165,7 +166,7 @@ HARMLESS = {
     "os.register_at_fork": "new locks for a forked process",
 }
 ELSEWHERE = {
-    "coral.filesystem", "coral._mapped", "coral._process", "coral.training._memory", "coral.training._upkeep",
+    "coral.filesystem", "coral._local_files", "coral._process", "coral.training._memory", "coral.training._upkeep",
     "coral.training._pushing", "coral.maintenance._crew",
 }  # fmt: skip
 """The seam itself, the reading of how much memory is free, and the starting of processes that repack or push."""

@@ -19,10 +19,11 @@ from coral.delta import DeltaConfig
 from coral.errors import CommitInUse, CommitPruned, ConfigError, CorruptObject, MissingObject, StorageError
 from coral.filesystem import FileSystem, LocalFileSystem
 from coral.maintenance import Collector
-from coral.maintenance._gc import Trash
+from coral.maintenance._trash import Trash
 from coral.store import intent
 from coral.store._files import nonce, seal, tag_of
-from coral.store._pack import Entry, PackWriter, path_of, read_directory
+from coral.store._pack import Entry, path_of, read_directory
+from coral.store._pack_writer import PackWriter
 
 Grow = Callable[..., list[str]]
 Restores = Callable[[dict[str, int]], None]

@@ -35,7 +35,7 @@ def test_a_put_that_fails_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("coral.filesystem._LocalWriteFile.fsync", fail)
+    monkeypatch.setattr("coral._local_files.LocalWriteFile.fsync", fail)
     with pytest.raises(OSError, match="No space"):
         remote.put("format", memoryview(b"x"))
     assert [path for path in (tmp_path / "remote").rglob("*") if path.is_file()] == []

@@ -11,7 +11,8 @@ from coral._digest import BLOCK, fold, sha256
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
 from coral.remotes._filesystem import MemoryFile
-from coral.store._pack import Directory, PackWriter, path_of
+from coral.store._pack import Directory, path_of
+from coral.store._pack_writer import PackWriter
 from coral.weights import WeightTensor
 
 

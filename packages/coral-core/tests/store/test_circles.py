@@ -14,7 +14,8 @@ from coral.delta import Deflate, PackDelta
 from coral.errors import CorruptObject
 from coral.store import intent
 from coral.store._chain import encoded
-from coral.store._pack import Entry, PackWriter
+from coral.store._pack import Entry
+from coral.store._pack_writer import PackWriter
 
 CODEC = PackDelta(Deflate())
 ARRAYS = {name: np.arange(3000, dtype=np.uint8) + np.uint8(7 * number) for number, name in enumerate("xyzv")}

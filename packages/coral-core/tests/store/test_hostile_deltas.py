@@ -24,7 +24,8 @@ from coral._digest import BLOCK, fold, sha256
 from coral.delta import BLOCK_ELEMENTS, Deflate, GroupedDelta, PackDelta, Planes, Raw, Same, _entropy
 from coral.errors import CoralError, CorruptObject, MissingExtra, MissingObject, NewerFormat
 from coral.filesystem import LocalFileSystem
-from coral.store._pack import Entry, PackWriter, path_of, read_directory
+from coral.store._pack import Entry, path_of, read_directory
+from coral.store._pack_writer import PackWriter
 
 SIZE = 2 * BLOCK_ELEMENTS + 1000
 CONFIG = DeltaConfig(entropy="deflate", min_size=0)

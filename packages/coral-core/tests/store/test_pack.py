@@ -12,18 +12,18 @@ import pytest
 from coral._digest import BLOCK, sha256
 from coral.errors import CoralError, CorruptObject, NewerFormat
 from coral.filesystem import LocalFileSystem
-from coral.store import _pack
+from coral.store import _pack, _pack_writer
 from coral.store._chain import Chain, Stored, read_tensors
 from coral.store._pack import MAPPED, Directory, directory_of, path_of, read_directory
 from coral.weights import WeightTensor
 
-HEAD = _pack._DIRECTORY.size
-ROW = _pack._ENTRY.itemsize
+HEAD = _pack.DIRECTORY.size
+ROW = _pack.ENTRY.itemsize
 
 
 def at(row: int, field: str) -> int:
     """Where a field of an entry lies in a directory."""
-    return HEAD + row * ROW + int(_pack._ENTRY.fields[field][1])  # type: ignore[index]
+    return HEAD + row * ROW + int(_pack.ENTRY.fields[field][1])  # type: ignore[index]
 
 
 @pytest.fixture
@@ -182,7 +182,8 @@ def test_an_entry_beyond_the_data(directory_bytes: bytearray) -> None:
 def test_a_pack_of_a_newer_version_is_told_from_a_damaged_one(
     fs: LocalFileSystem, write_pack: Callable[..., Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pack, "VERSION", 2)
+    for module in (_pack, _pack_writer):
+        monkeypatch.setattr(module, "VERSION", 2)
     name = write_pack(fs, [np.arange(6)]).name
     monkeypatch.undo()
     with pytest.raises(NewerFormat, match="Upgrade"):

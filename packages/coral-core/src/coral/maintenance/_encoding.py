@@ -18,7 +18,8 @@ from coral.maintenance._marking import trees_of
 from coral.objects import Tree
 from coral.store import Copies, Operation, Store, Stored
 from coral.store._chain import encoded, verify_tensors
-from coral.store._pack import Directory, Entry, PackWriter
+from coral.store._pack import Directory, Entry
+from coral.store._pack_writer import PackWriter
 
 __all__ = ["Done", "Encoder", "Task", "Unreadable", "write_encoded"]
 

@@ -21,20 +21,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
-import numpy as np
-
-from coral._digest import BLOCK, Bytes, fold, pool
+from coral._digest import pool
 from coral._fork import renewed_by_fork
 from coral.errors import CorruptObject, MissingObject
-from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._duplicates import unfit
 from coral.maintenance._inventory import Copy, Inventory, by_pack, settle
 from coral.maintenance._marking import Marker, Marks
-from coral.objects import is_id
+from coral.maintenance._trash import Trash
 from coral.store import Operation, Store, _refs, intent, intents
 from coral.store._files import filesystem_time, tag_of
 from coral.store._intents import FOREIGN_AGE
-from coral.store._pack import Directory, Entry, PackWriter, directory_of, path_of
+from coral.store._pack import Directory, directory_of, path_of, pieces
+from coral.store._pack_writer import PackWriter
 from coral.store._partial import partial_names
 
 __all__ = ["Collected", "Collector"]
@@ -333,84 +331,6 @@ class Collector:
                     now = filesystem_time(fs) if now is None else now
                 if not known.get(name, now is not None and now - fs.stat(f"intents/{name}").mtime <= FOREIGN_AGE):
                     fs.unlink(f"intents/{name}")
-
-
-class Trash:
-    """A collection's own folder of packs that are to go."""
-
-    def __init__(self, fs: FileSystem, name: str) -> None:
-        self._fs = fs
-        self._folder = f"trash/{name}"
-
-    def packs(self) -> list[str]:
-        """The packs in it."""
-        names = (name.removesuffix(".pack") for name in self._fs.list(self._folder) if name.endswith(".pack"))
-        return [name for name in names if is_id(name)]
-
-    def ids(self, store: Store, pack: str) -> set[str]:
-        """What a pack in it holds."""
-        file = self._fs.open(self._at(pack))
-        try:
-            return set(store.directory(pack, file).ids)
-        finally:
-            file.close()
-
-    def take(self, packs: list[str]) -> None:
-        """Move packs here."""
-        self._fs.mkdir(self._folder)
-        self._fs.fsync_dir("trash")
-        taken = []
-        for pack in packs:
-            with suppress(FileNotFoundError):  # another collection was faster
-                with suppress(FileExistsError):  # NFS lost the reply, and sent it again: nobody else links here
-                    self._fs.link(path_of(pack), self._at(pack))
-                taken.append(pack)
-        self._fs.fsync_dir(self._folder)
-        for pack in taken:
-            with suppress(FileNotFoundError):
-                self._fs.unlink(path_of(pack))
-
-    def put_back(self, packs: list[str]) -> None:
-        """Move packs back to where they are looked for."""
-        self.recall(packs)
-        for pack in packs:
-            with suppress(FileNotFoundError):
-                self._fs.unlink(self._at(pack))
-
-    def recall(self, packs: list[str]) -> None:
-        """Give packs their names back, and leave those that they have here to whoever gave them."""
-        for pack in packs:
-            with suppress(FileExistsError, FileNotFoundError):
-                self._fs.link(self._at(pack), path_of(pack))
-        if packs:
-            self._fs.fsync_dir("packs")
-
-    def remove(self, pack: str) -> int:
-        """Remove a pack for good; its size in bytes: 0 where a repair has just set it aside."""
-        try:
-            size = self._fs.stat(self._at(pack)).size
-            self._fs.unlink(self._at(pack))
-        except FileNotFoundError:
-            return 0
-        return size
-
-    def close(self) -> None:
-        """Remove the folder, which is empty."""
-        with suppress(OSError):
-            self._fs.rmdir(self._folder)
-
-    def _at(self, pack: str) -> str:
-        return f"{self._folder}/{pack}.pack"
-
-
-def pieces(file: ReadFile, entry: Entry) -> Iterator[Bytes]:
-    """An entry's stored bytes, checked, in the blocks that its sums are of."""
-    for number, total in enumerate(entry.sums):
-        piece = np.empty(min(BLOCK, entry.size - number * BLOCK), np.uint8)
-        file.read_into(piece, entry.offset + number * BLOCK)
-        if fold(piece) != total:
-            raise CorruptObject(f"{entry.kind} {entry.id[:12]} fails its check at byte {number * BLOCK}. Run fsck.")
-        yield piece
 
 
 def _bases(settled: dict[str, Copy], id: str) -> Iterator[str]:

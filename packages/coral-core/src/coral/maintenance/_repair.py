@@ -22,16 +22,17 @@ from coral import _json
 from coral.errors import CoralError, CorruptObject, MissingExtra, NewerFormat
 from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._fsck import Examined, examine
-from coral.maintenance._gc import Trash, pieces
 from coral.maintenance._mending import mend_refs
 from coral.maintenance._quarantine import Quarantine, quarantined_notes, quarantined_packs
 from coral.maintenance._report import FsckReport, Problem
 from coral.maintenance._salvage import find_directory, is_intact
+from coral.maintenance._trash import Trash
 from coral.objects import Note, State, decode_commit, decode_tree
 from coral.store import Operation, Store, intent, intents
 from coral.store._files import LIMIT, make_folder, put_if_absent, seal, unseal
 from coral.store._format import FOLDERS, FORMAT
-from coral.store._pack import Directory, Entry, PackWriter, directory_of
+from coral.store._pack import Directory, Entry, directory_of, pieces
+from coral.store._pack_writer import PackWriter
 from coral.store._partial import made_here, partial_content, partial_names
 
 __all__ = ["Source", "repair", "restore_format"]

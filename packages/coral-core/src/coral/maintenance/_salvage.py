@@ -11,9 +11,8 @@ import numpy as np
 from coral._digest import BLOCK, Bytes, sha256
 from coral.errors import CoralError, CorruptObject, MissingExtra, NewerFormat
 from coral.filesystem import ReadFile
-from coral.maintenance._gc import pieces
 from coral.store import Chain, Stored
-from coral.store._pack import VERSION, Directory, Entry, directory_of, read_object
+from coral.store._pack import VERSION, Directory, Entry, directory_of, pieces, read_object
 
 __all__ = ["find_directory", "is_intact"]
 

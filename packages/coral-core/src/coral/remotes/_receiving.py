@@ -22,7 +22,8 @@ from coral.remotes._side import Side, each_at_once
 from coral.remotes._transfer import Counter
 from coral.store import Copies, Operation, Store, Stored
 from coral.store._chain import verify_tensors
-from coral.store._pack import RAW, Directory, Entry, PackWriter, path_of, read_object
+from coral.store._pack import RAW, Directory, Entry, path_of, read_object
+from coral.store._pack_writer import PackWriter
 
 __all__ = ["receive"]
 

@@ -17,12 +17,11 @@ from coral._digest import Bytes
 from coral.delta import Choice, DeltaConfig
 from coral.errors import CorruptObject, MissingObject
 from coral.maintenance._bases import Bases, Encoding
-from coral.maintenance._gc import pieces
 from coral.maintenance._inventory import Copy, Inventory, settle
 from coral.objects import TensorEntry
 from coral.remotes._graph import Parts
 from coral.store import Chain, Copies, Store
-from coral.store._pack import RAW
+from coral.store._pack import RAW, pieces
 
 __all__ = ["Item", "Plan", "damaged_copies", "plan_sending", "whole"]
 

@@ -12,13 +12,13 @@ import numpy as np
 from coral.errors import CorruptObject
 from coral.maintenance import Progress
 from coral.maintenance._encoding import Unreadable, write_encoded
-from coral.maintenance._gc import pieces
 from coral.remotes._sending import Item, Plan, whole
 from coral.remotes._side import THREADS, Side
 from coral.store import Copies, Store, Stored
 from coral.store._chain import verify_tensors
 from coral.store._files import nonce, tag_of
-from coral.store._pack import RAW, Directory, PackWriter, directory_of, path_of
+from coral.store._pack import RAW, Directory, directory_of, path_of, pieces
+from coral.store._pack_writer import PackWriter
 
 __all__ = ["Counter", "send"]
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coral._digest import BLOCK, Bytes, fold, folds, pool, sha256, tensor_id
-from coral._mapped import fault_in
+from coral._local_files import fault_in
 from coral.delta import BLOCK_ELEMENTS, Same, carrier, codec_of
 from coral.errors import CorruptObject
 from coral.filesystem import ReadFile

@@ -23,7 +23,8 @@ from coral.store import _refs
 from coral.store._chain import Chain, Stored
 from coral.store._copies import Copies
 from coral.store._intents import Operation, intent
-from coral.store._pack import PackWriter, path_of
+from coral.store._pack import path_of
+from coral.store._pack_writer import PackWriter
 from coral.store._partial import COMMITTED
 from coral.store._saving import Saved, save_tensors
 from coral.store._store import Store

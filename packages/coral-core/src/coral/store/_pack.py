@@ -12,9 +12,8 @@ Integers are little-endian. The pack's name is the SHA-256 of its directory. doc
 from __future__ import annotations
 
 import struct
-import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from coral._digest import BLOCK, Bytes, fold, object_id, sha256
 from coral.delta import GroupedDelta, PackDelta, Planes, Raw, Same
 from coral.errors import CorruptObject, NewerFormat, UnsafeInput
-from coral.filesystem import FileSystem, ReadFile, WriteFile
-from coral.weights import DTYPE_BY_CODE, DTYPES, MAX_BYTES, MAX_RANK, check_shape
+from coral.filesystem import FileSystem, ReadFile
+from coral.weights import DTYPE_BY_CODE, MAX_BYTES, MAX_RANK, check_shape
 
 VERSION = 1
 KINDS = {"tensor": 1, "tree": 2, "state": 3, "commit": 4}
@@ -34,10 +33,10 @@ RAW = Raw.code
 _WITH_BASE = {Same.code, PackDelta.code, GroupedDelta.code}
 _CODECS = {RAW, Planes.code} | _WITH_BASE
 
-_HEADER = struct.Struct("<8sII")
-_DIRECTORY = struct.Struct("<8sIIII")
-_TRAILER = struct.Struct("<8sQQ32sII")
-_ENTRY = np.dtype(
+HEADER = struct.Struct("<8sII")
+DIRECTORY = struct.Struct("<8sIIII")
+TRAILER = struct.Struct("<8sQQ32sII")
+ENTRY = np.dtype(
     [
         ("id", "V32"),
         ("base", "V32"),
@@ -56,10 +55,7 @@ UNSYNCED = 1
 MAPPED = 64 << 10
 """Bytes from which mapping a tensor beats reading it."""
 _MAX_ENTRIES = 1 << 24
-_PAGE = 4096
-_EARLY = 8 << 20  # bytes from which an early sync pays
-_ZEROS = bytes(_PAGE)
-_NO_BASE = bytes(32)
+NO_BASE = bytes(32)
 
 
 class Entry(NamedTuple):
@@ -86,16 +82,16 @@ class Directory:
         """Parse the directory of pack `name`, whose data area ends at byte `end`; CorruptObject if it is not sound."""
         self.name = name
         self.end = end
-        if len(data) < _DIRECTORY.size:
+        if len(data) < DIRECTORY.size:
             raise _corrupt(name, "its directory is too short")
-        magic, version, self.flags, count, _ = _DIRECTORY.unpack_from(data)
-        if magic != b"CORALDR\n" or count > _MAX_ENTRIES or _DIRECTORY.size + count * _ENTRY.itemsize > len(data):
+        magic, version, self.flags, count, _ = DIRECTORY.unpack_from(data)
+        if magic != b"CORALDR\n" or count > _MAX_ENTRIES or DIRECTORY.size + count * ENTRY.itemsize > len(data):
             raise _corrupt(name, "its directory is malformed")
         if version != VERSION:
             raise NewerFormat(
                 f"pack {name[:12]} has version {version}; this coral reads {VERSION}. Upgrade coral-core."
             )
-        self.rows: NDArray[Any] = np.frombuffer(data, _ENTRY, count, _DIRECTORY.size)
+        self.rows: NDArray[Any] = np.frombuffer(data, ENTRY, count, DIRECTORY.size)
         rows = self.rows
         size, nbytes, offset = (rows[f] for f in ("size", "nbytes", "offset"))
         if count and (max(size.max(), nbytes.max(), offset.max()) > MAX_BYTES or (offset + size > end).any()):
@@ -110,7 +106,7 @@ class Directory:
         if any(float(b.sum(dtype=np.float64)) > len(data) for b in blocks):
             raise _corrupt(name, "its directory is malformed")
         self._starts = [[0, *np.cumsum(b).tolist()] for b in blocks]
-        tables, at = [], _DIRECTORY.size + rows.nbytes
+        tables, at = [], DIRECTORY.size + rows.nbytes
         for width, starts in zip((8, 32, 4), self._starts, strict=True):
             tables.append(data[at : at + width * starts[-1]])
             at += width * starts[-1]
@@ -148,14 +144,14 @@ class Directory:
         most = nbytes if codec == RAW else nbytes + nbytes // 512 + 64  # blocks that nothing makes shorter, and a table
         if size > most or (codec == RAW and size != nbytes) or (codec == Same.code and size):
             raise _corrupt(self.name, f"{kind} {self.ids[number][:12]} has {size} bytes, not {nbytes}")
-        if (base != _NO_BASE) != (codec in _WITH_BASE) or (codec != RAW and kind != "tensor"):
+        if (base != NO_BASE) != (codec in _WITH_BASE) or (codec != RAW and kind != "tensor"):
             raise _corrupt(self.name, f"{kind} {self.ids[number][:12]} has a codec, or a base, that it cannot have")
         return Entry(
             id=self.ids[number],
             kind=kind,
             codec=codec,
             params=params,
-            base=None if base == _NO_BASE else base.hex(),
+            base=None if base == NO_BASE else base.hex(),
             dtype=dtype,
             shape=tuple(shape),
             offset=offset,
@@ -198,16 +194,16 @@ def read_directory(fs: FileSystem, name: str) -> Directory:
 
 def directory_of(file: ReadFile, name: str) -> Directory:
     """The directory of an open pack; CorruptObject if it is not the one that the pack is named by."""
-    if file.size < _HEADER.size + _TRAILER.size:
+    if file.size < HEADER.size + TRAILER.size:
         raise _corrupt(name, f"it has only {file.size} bytes")
     tail = np.empty(min(file.size, 1 << 16), np.uint8)
     file.read_into(tail, file.size - tail.size)
-    trailer = tail[-_TRAILER.size :].tobytes()
-    magic, offset, size, digest, _, crc = _TRAILER.unpack(trailer)
-    if magic != b"CORALTR\n" or crc != zlib.crc32(trailer[:-4]) or offset + size + _TRAILER.size != file.size:
+    trailer = tail[-TRAILER.size :].tobytes()
+    magic, offset, size, digest, _, crc = TRAILER.unpack(trailer)
+    if magic != b"CORALTR\n" or crc != zlib.crc32(trailer[:-4]) or offset + size + TRAILER.size != file.size:
         raise _corrupt(name, "its trailer is torn or was changed")
-    if size + _TRAILER.size <= tail.size:
-        data = tail[-_TRAILER.size - size : -_TRAILER.size].tobytes()
+    if size + TRAILER.size <= tail.size:
+        data = tail[-TRAILER.size - size : -TRAILER.size].tobytes()
     else:
         whole = np.empty(size, np.uint8)
         file.read_into(whole, offset)
@@ -215,9 +211,9 @@ def directory_of(file: ReadFile, name: str) -> Directory:
     if digest.hex() != name or sha256(data) != digest:
         raise _corrupt(name, "its directory is not the one that it is named by")
     directory = Directory(name, data, offset)  # which knows a newer version for what it is
-    head = np.empty(_HEADER.size, np.uint8)
+    head = np.empty(HEADER.size, np.uint8)
     file.read_into(head, 0)
-    if head.tobytes() != _HEADER.pack(b"CORALPK\n", VERSION, 0):
+    if head.tobytes() != HEADER.pack(b"CORALPK\n", VERSION, 0):
         raise _corrupt(name, "its header was changed")
     return directory
 
@@ -232,201 +228,14 @@ def read_object(file: ReadFile, entry: Entry) -> bytes:
     return payload
 
 
-class PackWriter:
-    """Writes a pack front to back into an open file; `finish` returns its name."""
-
-    def __init__(self, file: WriteFile, *, durable: bool = True) -> None:
-        self._file = file
-        self._flags = 0 if durable else UNSYNCED
-        self._sync_early = durable
-        self._syncing: _Background | None = None
-        self._syncing_to = 0
-        self._at = 0
-        self._rows: list[tuple[Any, ...]] = []
-        self._shapes: list[int] = []
-        self._digests: list[bytes] = []
-        self._sums: list[int] = []
-        self._written: set[str] = set()
-        self._write(_HEADER.pack(b"CORALPK\n", VERSION, 0))
-
-    def __contains__(self, id: str) -> bool:
-        return id in self._written
-
-    def _write(self, *buffers: Bytes | bytes) -> None:
-        self._file.write(buffers)
-        self._at += sum(map(len, buffers))
-
-    def _pad(self, unit: int) -> bytes:
-        return _ZEROS[: -self._at % unit]
-
-    def add_tensor(
-        self, id: str, dtype: str, shape: Sequence[int], data: Bytes, digests: bytes, sums: Sequence[int]
-    ) -> None:
-        """Append a whole tensor, whose id and sums the caller has computed."""
-        self.enter_tensor(id, dtype, shape, self.place(data), data.size, digests, sums)
-
-    def place(self, data: Bytes) -> int:
-        """Append a whole tensor's bytes, aligned; returns their offset, for `enter_tensor`."""
-        pad = self._pad(_PAGE if data.size >= BLOCK else 64)
-        offset = self._at + len(pad)
-        self._write(pad, data)
-        return offset
-
-    def enter_tensor(
-        self, id: str, dtype: str, shape: Sequence[int], offset: int, nbytes: int, digests: bytes, sums: Sequence[int]
-    ) -> None:
-        """Enter a tensor that was placed at `offset` into the directory."""
-        self._enter(Entry(id, "tensor", RAW, 0, None, dtype, tuple(shape), offset, nbytes, nbytes, digests, list(sums)))
-
-    def add_object(self, kind: str, payload: bytes) -> str:
-        """Append a tree, state or commit; returns its id."""
-        id = object_id(kind, payload)
-        if id not in self._written:
-            offset = self._at
-            data = np.frombuffer(payload, np.uint8)
-            self._write(data)
-            sums = [fold(data[i : i + BLOCK]) for i in range(0, data.size, BLOCK)]
-            self._enter(Entry(id, kind, RAW, 0, None, None, (), offset, data.size, data.size, b"", sums))
-        return id
-
-    def add_stored(self, entry: Entry, pieces: Iterable[Bytes | bytes]) -> Entry:
-        """Append something in the form in which `pieces` give it; its place, size and sums are found on the way."""
-        aligned = _PAGE if entry.codec == RAW and entry.nbytes >= BLOCK else 64
-        self._write(self._pad(aligned if entry.kind == "tensor" else 1))
-        offset, sums = self._at, _RunningSums()
-        for piece in pieces:
-            data = np.frombuffer(piece, np.uint8) if isinstance(piece, bytes) else piece
-            self._write(data)
-            sums.add(data)
-        stored = entry._replace(offset=offset, size=self._at - offset, sums=sums.finish())
-        self._enter(stored)
-        self.begin_sync()
-        return stored
-
-    def _enter(self, entry: Entry) -> None:
-        self._written.add(entry.id)
-        self._rows.append(
-            (
-                bytes.fromhex(entry.id),
-                bytes.fromhex(entry.base) if entry.base else _NO_BASE,
-                KINDS[entry.kind],
-                entry.codec,
-                DTYPES[entry.dtype].code if entry.dtype else 0,
-                len(entry.shape),
-                entry.params,
-                entry.offset,
-                entry.size,
-                entry.nbytes,
-            )
-        )
-        self._shapes += entry.shape
-        self._digests.append(entry.digests)
-        self._sums += entry.sums
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self._at
-
-    def begin_sync(self) -> None:
-        """Have what is written so far synced in the background, if it is much; `finish` waits for that."""
-        if not self._sync_early or self._at - self._syncing_to < _EARLY:
-            return
-        if self._syncing is not None:
-            if self._syncing.running:
-                return
-            self._syncing.result()
-        self._syncing_to = self._at
-        self._syncing = _Background(self._file.fsync)
-
-    def finish(self) -> Directory:
-        """Append directory and trailer; returns the directory, whose name is the pack's. The caller syncs."""
-        rows = np.array(self._rows, _ENTRY)
-        directory = b"".join(
-            [
-                _DIRECTORY.pack(b"CORALDR\n", VERSION, self._flags, len(rows), 0),
-                rows.tobytes(),
-                np.array(self._shapes, "<u8").tobytes(),
-                b"".join(self._digests),
-                np.array(self._sums, "<u4").tobytes(),
-            ]
-        )
-        digest = sha256(directory)
-        self._write(self._pad(64))
-        end = self._at
-        trailer = _TRAILER.pack(b"CORALTR\n", end, len(directory), digest, 0, 0)[:-4]
-        self._write(directory, trailer, struct.pack("<I", zlib.crc32(trailer)))
-        self.wait()
-        return Directory(digest.hex(), directory, end)
-
-    def wait(self) -> None:
-        """Wait for a sync in the background, and raise what it raised."""
-        if self._syncing is not None:
-            self._syncing.result()
-
-    def abandon(self) -> None:
-        """Wait for a sync in the background, whatever becomes of it: the file is not to be closed before."""
-        if self._syncing is not None:
-            self._syncing.join()
-
-
-class _RunningSums:
-    """The folded sums of bytes that come in pieces."""
-
-    def __init__(self) -> None:
-        self._block = np.empty(BLOCK, np.uint8)
-        self._filled = 0
-        self._sums: list[int] = []
-
-    def add(self, data: Bytes) -> None:
-        while data.size:
-            if not self._filled and data.size >= BLOCK:
-                self._sums.append(fold(data[:BLOCK]))
-                data = data[BLOCK:]
-                continue
-            part = data[: BLOCK - self._filled]
-            self._block[self._filled : self._filled + part.size] = part
-            self._filled += part.size
-            data = data[part.size :]
-            if self._filled == BLOCK:
-                self._sums.append(fold(self._block))
-                self._filled = 0
-
-    def finish(self) -> list[int]:
-        return self._sums + ([fold(self._block[: self._filled])] if self._filled else [])
-
-
-class _Background:
-    """A call in a thread of its own."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="coral-sync", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter is shutting down
-            self._thread = None
-            self._run()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            self._error = error
-
-    @property
-    def running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
-
-    def join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-
-    def result(self) -> None:
-        self.join()
-        if self._error is not None:
-            raise self._error
+def pieces(file: ReadFile, entry: Entry) -> Iterator[Bytes]:
+    """An entry's stored bytes, checked, in the blocks that its sums are of."""
+    for number, total in enumerate(entry.sums):
+        piece = np.empty(min(BLOCK, entry.size - number * BLOCK), np.uint8)
+        file.read_into(piece, entry.offset + number * BLOCK)
+        if fold(piece) != total:
+            raise CorruptObject(f"{entry.kind} {entry.id[:12]} fails its check at byte {number * BLOCK}. Run fsck.")
+        yield piece
 
 
 def _corrupt(name: str, why: str) -> CorruptObject:

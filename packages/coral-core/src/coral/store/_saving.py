@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from coral._digest import BLOCK, Bytes, fold, pool, sha256, tensor_id
-from coral._mapped import fault_in
+from coral._local_files import fault_in
 from coral.errors import CorruptObject
 from coral.objects import TensorEntry
 from coral.store._chain import Chain, Stored
-from coral.store._pack import MAPPED, PackWriter
+from coral.store._pack import MAPPED
+from coral.store._pack_writer import PackWriter
 from coral.weights import WeightTensor
 
 _JOB = 4 * BLOCK  # bytes that one thread works on at a time

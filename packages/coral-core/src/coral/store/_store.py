@@ -18,7 +18,8 @@ from coral.store._copies import Copies
 from coral.store._files import temporary
 from coral.store._index import Index
 from coral.store._intents import Operation
-from coral.store._pack import UNSYNCED, Directory, PackWriter, directory_of, path_of, read_directory, read_object
+from coral.store._pack import UNSYNCED, Directory, directory_of, path_of, read_directory, read_object
+from coral.store._pack_writer import PackWriter
 
 Durability = Literal["full", "batch", "fast"]
 """full: what is acknowledged survives a loss of power. batch: once it is synced, every 8 commits or when asked.

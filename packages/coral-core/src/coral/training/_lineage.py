@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -9,6 +10,8 @@ from contextlib import ExitStack
 from coral.errors import storage_errors
 from coral.filesystem import FileSystem
 from coral.store import intent
+
+_log = logging.getLogger("coral")
 
 
 class Lineage:
@@ -24,16 +27,33 @@ class Lineage:
         self.commits: dict[int, str] = {}
         self._fs = fs
         self._held = ExitStack()  # the intent that keeps what it goes on from
+        self._closed = False
+        self._inexact = ""  # until it goes on
 
-    def resume(self, commit: str, commits: Mapping[int, str]) -> None:
-        """Be a new run that goes on from a commit, with these commits of steps."""
+    def resume(self, commit: str, commits: Mapping[int, str], inexact: str) -> None:
+        """Be a new run that goes on from a commit, with these commits of steps; `inexact` says why not exactly there.
+
+        From now on nobody prunes that commit. Who comes back after `close` may only look: then it is held once
+        training goes on.
+        """
         self._held.close()
         self.run = os.urandom(8).hex()
         self.previous = self.resumed_from = commit
         self.commits = dict(commits)
+        if not self._closed:
+            self._hold()
+        self._inexact = inexact
 
-    def hold(self) -> None:
-        """Let what it goes on from be pruned by nobody from now on."""
+    def go_on(self, experiment: str) -> None:
+        """Training goes on: warn if that is not exactly where it was, and after the end hold that again."""
+        if self._inexact:
+            _log.warning("%s: going on approximately: %s", experiment, self._inexact)
+            self._inexact = ""
+        if self._closed:
+            self._closed = False
+            self._hold()
+
+    def _hold(self) -> None:
         if self.resumed_from is not None:
             self._held.close()
             with storage_errors(f"going on from {self.resumed_from[:12]}"):
@@ -50,3 +70,4 @@ class Lineage:
     def close(self) -> None:
         """Let what it goes on from be pruned."""
         self._held.close()
+        self._closed = True

@@ -39,6 +39,7 @@ from coral.training._events import (
 )
 from coral.training._failures import Failures
 from coral.training._lineage import Lineage
+from coral.training._missing_metric import MissingMetric
 from coral.training._outside import Outside
 from coral.training._policy import CheckpointPolicy
 from coral.training._policy_state import PolicyState
@@ -92,6 +93,7 @@ class CheckpointManager:
         self._lineage = Lineage(self.repo.store.fs)
         self.policy = CheckpointPolicy(self.config)
         self.state = PolicyState()
+        self._missing_metric = MissingMetric(self.policy, experiment)
         self.stop_reason: str | None = None
         self.on_saved: list[Callable[[int, str], None]] = []
         self._source = source
@@ -102,10 +104,7 @@ class CheckpointManager:
         self._failures = Failures()
         self._at = Progress()
         self._unpruned: list[tuple[int, str]] = []  # what could not be marked as pruned, of the worker's
-        self._warned = False
         self._interrupted = False
-        self._closed = False
-        self._inexact = ""  # why what was put back is not exactly what it was, until training goes on
 
     @property
     def run(self) -> str:
@@ -116,7 +115,7 @@ class CheckpointManager:
 
     def emit(self, *events: Event) -> None:
         """Take in what happened, and save what is due. All events of one call belong to the present moment."""
-        self._go_on()
+        self._lineage.go_on(self.experiment)
         self._collect(wait=False)
         events = self._outside.join(self._in_full(events))
         self.stop_reason = self._outside.stop_reason(events) or self.stop_reason
@@ -130,7 +129,7 @@ class CheckpointManager:
         self.state = state
         self._outside.answer(state)
         self._run(actions, events)
-        self._warn_of_missing_metric()
+        self._missing_metric.look(self.state)
         self._failures.raise_first()
 
     def request_save(self) -> None:
@@ -147,15 +146,6 @@ class CheckpointManager:
         An adapter whose host can only end its loop before that event looks here.
         """
         return self._outside.ends
-
-    def _go_on(self) -> None:
-        """Training goes on: warn if that is not exactly where it was, and after the end hold that again."""
-        if self._inexact:
-            _log.warning("%s: going on approximately: %s", self.experiment, self._inexact)
-            self._inexact = ""
-        if self._closed:
-            self._closed = False
-            self._lineage.hold()
 
     def _in_full(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """The events with what their sender left out: the beginning, and the time."""
@@ -305,18 +295,6 @@ class CheckpointManager:
         self._run(actions)
         self._failures.note(f"{self.experiment}: saving step {step} failed: {error}", error, step)
 
-    def _warn_of_missing_metric(self) -> None:
-        names = self.policy.missing_metric(self.state)
-        if names is not None and not self._warned:
-            self._warned = True
-            came = f"what came: {', '.join(names)}" if names else "no metric came at all"
-            _log.warning(
-                "%s: the monitored metric %r did not come with an evaluation; %s. Without it nothing is the best.",
-                self.experiment,
-                self.config.save_on_best_metric,
-                came,
-            )
-
     # -- going back -------------------------------------------------------------------------------------------------
 
     def restore(self, ref: str | None = None, *, best: bool = False) -> Commit | None:
@@ -339,16 +317,14 @@ class CheckpointManager:
     def _resume(self, commit: Commit) -> None:
         """Go on from a checkpoint as a new run, which keeps to the budgets of what it goes on from."""
         found, resumed = TrainingState.of(commit), rebuild(self.repo, self.policy, self.branch, commit)
-        self._lineage.resume(commit.id, resumed.commits)
-        if not self._closed:  # whoever only looks at what has been trained leaves nothing open
-            self._lineage.hold()
+        inexact = "" if commit.exact else (found.why if found else "") or "no training state tells why"
+        self._lineage.resume(commit.id, resumed.commits, inexact)
         self.state = resumed.state
         self._at = Progress(found.step, found.epoch, found.epoch_complete) if found else Progress()
         self._at.begun = True
         self.stop_reason = "early stopping had ended the run that this one goes on from" if self.state.stopped else None
         self.state, _ = self.policy.advance(self.state, TrainBegin(self._at.step, resumed=True))
-        self._inexact = "" if commit.exact else (found.why if found else "") or "no training state tells why"
-        how = f"approximately ({self._inexact})" if self._inexact else "exactly"
+        how = f"approximately ({inexact})" if inexact else "exactly"
         _log.info("%s: resumed %s from %s, step %d", self.experiment, how, commit.id[:12], self._at.step)
 
     @property
@@ -394,7 +370,6 @@ class CheckpointManager:
             self._pushing.close(patience)
             self._lineage.close()
             self._outside.close()
-            self._closed = True
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,8 @@ from coral.errors import CorruptObject, MissingExtra
 from coral.filesystem import LocalFileSystem, ReadFile
 from coral.store import Operation, Store, Stored
 from coral.store._chain import encoded, verify_tensors
-from coral.store._pack import RAW, Directory, Entry, PackWriter, directory_of
+from coral.store._pack import RAW, Directory, Entry, directory_of
+from coral.store._pack_writer import PackWriter
 
 __all__ = ["admit", "chosen", "write_delta_pack"]
 
