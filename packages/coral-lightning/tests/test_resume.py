@@ -19,6 +19,7 @@ from torch.optim import lr_scheduler as lrs
 from torch.utils.data import DataLoader, IterableDataset
 
 from coral import Repository
+from coral.errors import WeightsMismatch
 from coral.integrations.lightning import CoralCallback
 
 
@@ -308,8 +309,18 @@ def test_within_an_epoch_a_plain_loader_is_approximate_and_that_is_said(
     assert not commit.exact
     assert commit.training["why"] == "it was saved within an epoch, and the position in the data is not known"
     _, rest = resumed(lab, path, {}, DataLoader, "step:4")
-    assert "approximately: it was saved within an epoch" in caplog.text
+    assert caplog.text.count("approximately: it was saved within an epoch") == 1
     assert [step for step, _ in rest] == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the callback has another repository
+def test_it_is_said_of_another_repositorys_checkpoint_too(
+    lab: SimpleNamespace, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(lab, path, {}, DataLoader, StopAt(5))
+    elsewhere = CoralCallback(path.with_name("elsewhere"), include_optimizer=True, durability="fast")
+    lab.trainer(elsewhere).fit(lab.Net(), *lab.loaders(), ckpt_path=f"coral://{path}@step:4")
+    assert caplog.text.count("approximately: it was saved within an epoch") == 1
 
 
 def test_what_is_saved_when_a_batch_has_begun_is_approximate(lab: SimpleNamespace, path: Path) -> None:
@@ -397,3 +408,40 @@ def test_a_warm_up_before_milestones_goes_on(lab: SimpleNamespace, path: Path, l
     again.fit(second, *lab.loaders(), ckpt_path=f"coral://{path}@{ref}" if link else saves.resume_path(ref))
     states = [each.lr_scheduler_configs[0].scheduler.state_dict() for each in (whole, again)]
     assert lab.plain(states[0]) == lab.plain(states[1])
+
+
+class Other(pl.Callback):
+    """Has the module make another optimizer, or scheduler, than it did."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        pl_module.configure_optimizers = lambda: self.make(pl_module.parameters())
+
+
+def _cosine(parameters: Any) -> Any:
+    optimizer = torch.optim.AdamW(parameters, lr=0.01)
+    return {"optimizer": optimizer, "lr_scheduler": lrs.CosineAnnealingLR(optimizer, 9)}
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9), "SGD with .*another kind"),
+        (_cosine, "CosineAnnealingLR with .*another kind"),
+    ],
+    ids=["optimizer", "scheduler"],
+)
+def test_another_kind_is_told_before_it_trains(
+    lab: SimpleNamespace, tmp_path: Path, make: Callable[[Any], Any], says: str
+) -> None:
+    """Lightning would train on: SGD with the learning rate that AdamW had, and none of its own momentum."""
+    saves = CoralCallback(tmp_path / "r", include_optimizer=True, durability="fast")
+    lab.trainer(saves, max_epochs=1).fit(lab.Net(), *lab.loaders())
+    again = CoralCallback(tmp_path / "r", include_optimizer=True, durability="fast")
+    module = lab.Net()
+    with pytest.raises(WeightsMismatch, match=says) as caught:
+        lab.trainer(again, Other(make)).fit(module, *lab.loaders(), ckpt_path=f"coral://{tmp_path / 'r'}@main")
+    assert "strict" not in str(caught.value)
+    assert not module.seen

@@ -252,7 +252,7 @@ def test_state_of_another_kind_of_optimizer_is_refused(pair):
     train(model, first, 1)
     before = copy.deepcopy(second.state_dict())
     with pytest.raises(
-        WeightsMismatch, match=f"the model has {type(second).__name__} with .*, the weights are of another"
+        WeightsMismatch, match=f"this run has {type(second).__name__} with .*, the training state is of another"
     ):
         Pt.load_optimizer_state(second, stored(Pt.save_optimizer_state(first)))
     assert same(second.state_dict(), before)
@@ -264,7 +264,7 @@ def test_state_of_parameters_in_another_order_is_refused():
     first = torch.optim.Adam(model.parameters())
     train(model, first, 1)
     second = torch.optim.Adam([*model[2].parameters(), *model[0].parameters()])
-    message = r"optimizer.state.0.exp_avg: the model has a parameter of shape \(1, 4\), the weights are for one of"
+    message = r"optimizer.state.0.exp_avg: this run has a parameter of shape \(1, 4\), the training state is for one of"
     with pytest.raises(WeightsMismatch, match=message):
         Pt.load_optimizer_state(second, stored(Pt.save_optimizer_state(first)))
 
@@ -306,14 +306,14 @@ def test_state_of_another_kind_of_scheduler_is_refused(name):
     others += [lrs.CosineAnnealingLR(optimizer, 9), lrs.LambdaLR(optimizer, Half())]
     for other in others:
         before = copy.deepcopy(other.state_dict())
-        with pytest.raises(WeightsMismatch, match=f"the model has {type(other).__name__} with"):
+        with pytest.raises(WeightsMismatch, match=f"this run has {type(other).__name__} with"):
             Pt.load_scheduler_state(other, state)
         assert same(other.state_dict(), before)
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [([lrs.ConstantLR, lrs.LinearLR], "scheduler.1: the model has LinearLR"), ([lrs.ConstantLR] * 3, "of 3 parts")],
+    [([lrs.ConstantLR, lrs.LinearLR], "scheduler.1: this run has LinearLR"), ([lrs.ConstantLR] * 3, "of 3 parts")],
 )
 def test_a_scheduler_of_other_parts_is_refused(parts, message):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)

@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
 
 import numpy as np
 
@@ -23,17 +22,14 @@ from coral._digest import Bytes
 from coral._fork import renewed_by_fork
 from coral.errors import CorruptObject
 
-try:
-    import ctypes
-except ImportError:  # some builds of Python are without
-    ctypes = None  # type: ignore[assignment]
-
 __all__ = ["LocalReadFile", "LocalWriteFile", "fault_in"]
 
 _POPULATE_READ = 22  # madvise(2)
 
 
 class LocalWriteFile:
+    """A `coral.filesystem.WriteFile`."""
+
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self._path = path
@@ -62,6 +58,8 @@ class LocalWriteFile:
 
 
 class LocalReadFile:
+    """A `coral.filesystem.ReadFile`."""
+
     _fd = -1
 
     def __init__(self, path: str, name: str) -> None:
@@ -186,25 +184,33 @@ def fault_in(data: Bytes) -> None:
     Does nothing where the system has no such call (Linux has, since 5.14). What it has read can be given up again where
     memory is short: soon used, it is safe.
     """
-    if _madvise is None or not data.size:
+    if _populate is None or not data.size:
         return
     address = data.ctypes.data
     start = address // mmap.PAGESIZE * mmap.PAGESIZE
-    while _madvise(start, address + data.size - start, _POPULATE_READ):
-        code = ctypes.get_errno()
-        if code in (errno.EFAULT, getattr(errno, "EHWPOISON", None)):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if code != errno.EINTR:
-            return
+    code = errno.EINTR
+    while code == errno.EINTR:
+        code = _populate(start, address + data.size - start)
+    if code in (errno.EFAULT, getattr(errno, "EHWPOISON", None)):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def _find_madvise() -> Callable[[int, int, int], int] | None:
-    """The system's: with that of `mmap`, no other thread runs while the disk is waited for."""
-    if sys.platform != "linux" or ctypes is None:
+def _find_populate() -> Callable[[int, int], int] | None:
+    """A call that reads so many bytes of memory from an address on; it returns 0, or why not."""
+    if sys.platform != "linux":
         return None
-    found = ctypes.CDLL(None, use_errno=True).madvise
-    found.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return cast("Callable[[int, int, int], int]", found)
+    try:
+        import ctypes
+    except ImportError:  # some builds of Python are without
+        return None
+    # that of `mmap` lets no other thread run while the disk is waited for
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+    def populate(address: int, size: int) -> int:
+        return ctypes.get_errno() if madvise(address, size, _POPULATE_READ) else 0
+
+    return populate
 
 
-_madvise = _find_madvise()
+_populate = _find_populate()

@@ -148,7 +148,7 @@ class EmptyCommit(CoralError, ValueError):
 
 
 class WeightsMismatch(CoralError, ValueError):
-    """Weights that do not fit a model.
+    """Weights that do not fit a model, or `training` state that does not fit the optimizer or a scheduler.
 
     `missing` and `unexpected` are names; `mismatched` maps a name to (expected, got) as text.
     """
@@ -159,18 +159,24 @@ class WeightsMismatch(CoralError, ValueError):
         missing: Sequence[str] = (),
         unexpected: Sequence[str] = (),
         mismatched: Mapping[str, tuple[str, str]] | None = None,
+        training: bool = False,
     ) -> None:
         self.missing = list(missing)
         self.unexpected = list(unexpected)
         self.mismatched = dict(mismatched or {})
-        lines = ["the weights do not fit the model:"]
+        who, what = ("this run", "the training state") if training else ("the model", "the weights")
+        lines = [f"{what} {'does' if training else 'do'} not fit {who}:"]
         lines += [f"  missing: {printable(name, lines=False)}" for name in self.missing]
         lines += [f"  unexpected: {printable(name, lines=False)}" for name in self.unexpected]
         lines += [
-            f"  {printable(name, lines=False)}: the model has {want}, the weights {got}"
+            f"  {printable(name, lines=False)}: {who} has {want}, {what} {got}"
             for name, (want, got) in self.mismatched.items()
         ]
-        lines.append("Pass strict=False to load what fits and have the rest returned.")
+        lines.append(
+            "Go on with what it was saved of, or load the weights alone and begin anew."
+            if training
+            else "Pass strict=False to load what fits and have the rest returned."
+        )
         super().__init__("\n".join(lines))
 
 

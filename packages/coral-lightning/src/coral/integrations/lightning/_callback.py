@@ -22,7 +22,7 @@ from coral import Commit, Repository
 from coral.errors import ConfigError, CoralError, NotARepository, ReadOnly
 from coral.integrations.lightning import _resume_file
 from coral.integrations.lightning._checkpoint_io import CoralCheckpointIO, with_loaders
-from coral.integrations.lightning._checkpoints import Origin, origin_of
+from coral.integrations.lightning._checkpoints import Origin, check_kinds, origin_of
 from coral.integrations.lightning._first import First
 from coral.integrations.lightning._hosts import Callback
 from coral.integrations.lightning._position import begin_epoch, put_back
@@ -113,6 +113,7 @@ class CoralCallback(Callback):
         self._run: Run | None = None
         self._saved: dict[str, Any] = {}  # the last commit, for a trainer's own checkpoints
         self._origin: Origin | None = None  # of the checkpoint that the trainer has loaded for this fit
+        self._to_check: dict[str, Any] = {}  # the checkpoint, until the trainer takes the optimizers' state from it
         self._resumes = False  # at the start of an epoch, which is still to come
         self._known: dict[str, Any] = {}  # what a trainer's own checkpoint says was saved last
 
@@ -151,11 +152,10 @@ class CoralCallback(Callback):
                 f"commit {origin.commit[:12]} holds weights alone: it was saved with include_optimizer=False, so there "
                 "is nothing to go on from. load_from_coral loads its weights, for a fit that begins anew"
             )
-        if not origin.exact:
-            _log.warning("%s: going on from %s approximately: %s", self.experiment, origin.commit[:12], origin.why)
         if trainer.is_global_zero and self.include_optimizer:  # or it has none of its own to go on from
             self._check_branch(origin)
         checkpoint.update(with_loaders(checkpoint))  # a file holds rank 0's
+        self._to_check = checkpoint
         self._put_random_back(trainer)  # here too: some strategies load after on_fit_start
 
     def _check_branch(self, origin: Origin) -> None:
@@ -180,7 +180,7 @@ class CoralCallback(Callback):
     @override
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let the trainer read commits, and open the repository: what is wrong with it shows before training."""
-        self._origin, self._known = None, {}
+        self._origin, self._known, self._to_check = None, {}, {}
         strategy = trainer.strategy
         with suppress(NotImplementedError, TypeError):  # some strategies have no plugins
             if not isinstance(strategy.checkpoint_io, CoralCheckpointIO):
@@ -192,7 +192,9 @@ class CoralCallback(Callback):
 
     @override
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """The iterators of the first epoch are about to be made, which draws random numbers."""
+        """The optimizers are made, and about to take what is saved of them; then the first iterators draw numbers."""
+        check_kinds(trainer, self._to_check)
+        self._to_check = {}
         self._put_random_back(trainer)
 
     @override
@@ -201,8 +203,10 @@ class CoralCallback(Callback):
         if trainer.fast_dev_run:
             return
         source = TrainerSource(trainer, self.config, complete=self.include_optimizer)
-        resumed = self._resumed(trainer.global_step)
+        resumed, origin = self._resumed(trainer.global_step), self._origin
         if trainer.is_global_zero:
+            if resumed is None and origin is not None and not origin.exact:  # otherwise the manager says it
+                _log.warning("%s: going on from %s approximately: %s", self.experiment, origin.commit[:12], origin.why)
             self._manager = CheckpointManager(
                 self._repository(),
                 self.config,

@@ -14,13 +14,26 @@ from torch import Tensor
 
 from coral import Repository, WeightTensor
 from coral.errors import UnsupportedValue
+from coral.integrations.pytorch._kinds import check_optimizer_kind, check_scheduler_kind
 from coral.integrations.pytorch._modules import versions_of
-from coral.integrations.pytorch._optimizers import decoded_scheduler
+from coral.integrations.pytorch._optimizers import decoded_scheduler, stepped
 from coral.integrations.pytorch._state import Keep, decode, encode
 from coral.integrations.pytorch._tensors import from_weight, to_weight
 from coral.state import flatten, unflatten
 
-__all__ = ["OURS", "Origin", "dump", "dump_alone", "dump_weights", "encoded", "origin_of", "plain", "read", "versions"]
+__all__ = [
+    "OURS",
+    "Origin",
+    "check_kinds",
+    "dump",
+    "dump_alone",
+    "dump_weights",
+    "encoded",
+    "origin_of",
+    "plain",
+    "read",
+    "versions",
+]
 
 OURS = "coral"
 """The key that a checkpoint read from a repository has beside Lightning's own."""
@@ -236,3 +249,18 @@ def _pack(value: Mapping[str, Any]) -> dict[str, Any]:
 def _unpack(packed: Mapping[str, Any]) -> Any:
     tensors: Mapping[str, Tensor] = packed["tensors"]
     return unflatten(json.loads(packed["json"]), lambda name: to_weight(tensors[name], name), "a checkpoint's origin")
+
+
+def check_kinds(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Raise WeightsMismatch if a checkpoint is of other kinds of optimizers or schedulers than the trainer has made.
+
+    Lightning itself loads what comes, and leaves out what it has nothing for. Groups of other sizes are its to refuse,
+    once all callbacks have made theirs.
+    """
+    for optimizer, state in zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
+        sizes = [[len(group["params"]) for group in each["param_groups"]] for each in (optimizer.state_dict(), state)]
+        steps = stepped(optimizer)
+        if steps is not None and sizes[0] == sizes[1]:
+            check_optimizer_kind(steps, state)
+    for each, state in zip(trainer.lr_scheduler_configs, checkpoint.get("lr_schedulers", ()), strict=False):
+        check_scheduler_kind(each.scheduler, state)

@@ -40,7 +40,9 @@ def check_optimizer_kind(optimizer: Optimizer, state: Mapping[str, Any]) -> None
                 if tuple(shape) != tuple(parameter.shape):
                     where = f"optimizer.state.{number}.{key}"
                     was = f"a parameter of shape {tuple(parameter.shape)}"
-                    raise WeightsMismatch(mismatched={where: (was, f"are for one of shape {tuple(shape)}")})
+                    raise WeightsMismatch(
+                        mismatched={where: (was, f"is for one of shape {tuple(shape)}")}, training=True
+                    )
 
 
 def check_scheduler_kind(scheduler: Any, state: Mapping[str, Any], path: str = "scheduler") -> None:
@@ -51,7 +53,9 @@ def check_scheduler_kind(scheduler: Any, state: Mapping[str, Any], path: str = "
     _refuse(path, scheduler, live - saved, saved - live)
     parts, states = getattr(scheduler, "_schedulers", ()), state.get("_schedulers", ())
     if len(parts) != len(states):
-        raise WeightsMismatch(mismatched={path: (f"one of {len(parts)} parts", f"are of one of {len(states)}")})
+        raise WeightsMismatch(
+            mismatched={path: (f"one of {len(parts)} parts", f"is of one of {len(states)}")}, training=True
+        )
     for index, (part, its) in enumerate(zip(parts, states, strict=True)):
         check_scheduler_kind(part, its, f"{path}.{index}")
 
@@ -60,7 +64,8 @@ def _refuse(path: str, thing: object, lacking: Set[str], unknown: Set[str]) -> N
     """One of the two alone may be what came or went with a version."""
     if lacking and unknown:
         want = f"{type(thing).__name__} with {', '.join(sorted(lacking))}"
-        raise WeightsMismatch(mismatched={path: (want, f"are of another kind, with {', '.join(sorted(unknown))}")})
+        got = f"is of another kind, with {', '.join(sorted(unknown))}"
+        raise WeightsMismatch(mismatched={path: (want, got)}, training=True)
 
 
 def _completed(optimizer: Optimizer, state: Mapping[str, Any]) -> list[dict[str, Any]]:

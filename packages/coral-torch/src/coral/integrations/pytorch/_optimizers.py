@@ -105,12 +105,13 @@ def check_optimizer(optimizer: Stateful, state: Mapping[str, Any]) -> None:
     have = [len(group["params"]) for group in optimizer.param_groups]
     got = [len(group["params"]) for group in saved]
     if have != got:
-        raise WeightsMismatch(mismatched={"optimizer.param_groups": (f"groups of {have}", f"are of groups of {got}")})
+        groups = {"optimizer.param_groups": (f"groups of {have}", f"is of groups of {got}")}
+        raise WeightsMismatch(mismatched=groups, training=True)
     for index, (live, group) in enumerate(zip(optimizer.param_groups, saved, strict=True)):
         mine, theirs = live.get("param_names"), group.get("param_names")
         if mine is not None and theirs is not None and list(mine) != list(theirs):
             where = f"optimizer.param_groups.{index}.param_names"
-            raise WeightsMismatch(mismatched={where: (str(list(mine)), f"are for {list(theirs)}")})
+            raise WeightsMismatch(mismatched={where: (str(list(mine)), f"is for {list(theirs)}")}, training=True)
     if (steps := stepped(optimizer)) is not None:
         check_optimizer_kind(steps, state)
 
