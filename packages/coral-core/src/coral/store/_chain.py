@@ -206,7 +206,7 @@ def read_tensors(chains: Sequence[Chain]) -> list[Bytes | None]:
     """
     found: list[Bytes | None] = [_raw(chain.links[0]) if chain.whole else None for chain in chains]
     whole = [data for data in found if data is not None]
-    sums = iter(folds(whole, fault_in))
+    sums = iter(folds(whole, fault_in, MAPPED))
     found = [
         None if data is None or next(sums) != chain.entry.sums else data
         for data, chain in zip(found, chains, strict=True)
