@@ -1,7 +1,7 @@
 """T5: some bytes of a file cannot be read, whoever tries; the filesystem says EIO.
 
-Reading gives what was stored, or says that it could not be read: that is no damage yet. fsck names the file, a repair
-goes around the bytes, and once they can be read again nothing is lost.
+Reading gives what was stored, or says that it could not be read: that is no damage yet. The next commit is whole. fsck
+names the file, a repair goes around the bytes, and once they can be read again nothing is lost.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from bit_rot import Rot
 from memory import MemoryFileSystem
-from oracle import Violation
+from oracle import Violation, _differs
 from power_loss import Tally
-from scenarios import Scenario, limits
+from scenarios import Commit, Scenario, limits, weights
 
 from coral import CoralError, Repository
-from coral.errors import StorageError
+from coral.errors import CorruptObject, StorageError
 
 
 class _BadDisk:
@@ -72,7 +72,7 @@ class _BadFile:
 def run(*, sector: int = 64, thin: int = 1, seed: int = 0, stop: int = 5) -> Tally:
     """Each sector of so many bytes of each file, or one in `thin` of them; stop after so many violations."""
     began, tally = time.perf_counter(), Tally()
-    with limits(Scenario("", (), ())):
+    with limits(Scenario("", (), (), tight=True)):
         rot = Rot()
         kept, rng = rot.fs, random.Random(seed)
         sectors = [(path, at) for path in kept.paths() for at in range(0, len(kept.data(path)), sector)]
@@ -102,6 +102,9 @@ def _try(rot: Rot, inner: MemoryFileSystem, path: str, sector: range, rng: rando
         if path == "format" and error.errno == errno.EIO:
             return True
         raise Violation(f"opening it: {error}") from error
+    _commit(_BadDisk(inner.copy(), path, sector), path)
+    _keep_up(rot, inner.copy(), path, sector, rng)
+    rot.fs = bad
     errors = 0
     for piece in rng.sample(range(len(rot.pieces)), 12):
         errors += rot.read([piece], refusal=errno.EIO)
@@ -118,3 +121,34 @@ def _try(rot: Rot, inner: MemoryFileSystem, path: str, sector: range, rng: rando
     if not again.ok:
         raise Violation(f"it can be read again, and yet: {again}")
     return errors > 0
+
+
+def _commit(bad: Any, path: str) -> None:
+    """A run that goes on there loses no save, unless it is the branch itself that cannot be read."""
+    want = weights(Commit(7))
+    try:
+        id = Repository(bad).commit(want, "on top")
+        got = Repository(bad).load(id)
+        if difference := next(
+            (_differs(got[name], want[name]) for name in want if _differs(got[name], want[name])), ""
+        ):
+            raise Violation(f"SILENTLY WRONG: {difference}")
+    except StorageError as error:
+        if error.errno != errno.EIO or not path.startswith(("refs/heads/main/", "refs/HEAD/")):
+            raise Violation(f"a commit on top: {error}") from error
+
+
+def _keep_up(rot: Rot, inner: MemoryFileSystem, path: str, sector: range, rng: random.Random) -> None:
+    """Upkeep may be refused there, and lets go of nothing that can be read again later."""
+    bad: Any = _BadDisk(inner, path, sector)
+    for upkeep in (Repository.repack, Repository.gc):
+        try:
+            upkeep(Repository(bad))
+        except StorageError as error:
+            if error.errno != errno.EIO:
+                raise Violation(f"{upkeep.__name__}: {error}") from error
+        except CorruptObject:
+            pass
+    rot.fs = inner
+    if rot.read(rng.sample(range(len(rot.pieces)), 12)) or not Repository(inner).fsck().ok:
+        raise Violation("it can be read again, and upkeep has done damage")

@@ -84,8 +84,11 @@ def _base(store: Store, ref: str) -> str:
         return _branch(store, head(store), ref)
     if is_id(ref):
         with store.copies() as copies:
-            there = any(stored.entry.kind == "commit" for stored in copies.all(ref))
-        return ref if there else _unknown(store, ref)
+            if any(stored.entry.kind == "commit" for stored in copies.all(ref)):
+                return ref
+            if copies.unreadable is not None:
+                raise copies.unreadable
+        return _unknown(store, ref)
     branch, at, in_run = ref.rpartition("@")
     if _IN_RUN.fullmatch(in_run):
         return _in_run(store, _branch(store, branch if at else head(store), ref), in_run, ref)
@@ -103,6 +106,8 @@ def _base(store: Store, ref: str) -> str:
             raise AmbiguousRef(ref, ids)
         if ids:
             return ids[0]
+        if store.index.unreadable is not None:
+            raise store.index.unreadable
     return _unknown(store, ref)
 
 

@@ -14,7 +14,8 @@ import coral
 SOURCE = Path(coral.errors.__file__).parent
 
 FLOORS = [
-    {"coral._version", "coral._fork", "coral._process", "coral.errors", "coral.training._events"},
+    {"coral._version", "coral._fork", "coral._process", "coral._unreadable", "coral.errors",
+     "coral.training._events"},
     {"coral._digest", "coral._json", "coral.training._config"},
     {"coral._local_files"},
     {"coral.weights", "coral.filesystem", "coral.training._now", "coral.training._policy",

@@ -18,7 +18,7 @@ import pytest
 from coral import Repository
 from coral.errors import CorruptObject, StorageError
 from coral.filesystem import LocalFileSystem
-from coral.store import _refs
+from coral.store import _index, _refs
 from coral.store._pack import read_directory
 
 
@@ -35,6 +35,12 @@ class BadDisk(LocalFileSystem):
             code = self.refused[os.path.basename(path)]
             raise OSError(code, os.strerror(code), path)
         return _BadFile(super().open(path), os.path.basename(path), self.bad)
+
+    def read(self, path: str, limit: int) -> bytes:
+        found = super().read(path, limit)
+        if os.path.basename(path) in {name for name, _, _ in self.bad}:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return found
 
 
 class _BadFile:
@@ -146,6 +152,38 @@ def spoiled(request: pytest.FixtureRequest, disk: BadDisk, tensors: dict[str, np
         case "header":
             disk.bad.append((f"{pack}.pack", 0, 1))
     return str(request.param)
+
+
+def test_all_else_is_read_and_the_run_goes_on(
+    disk: BadDisk, spoiled: str, tensors: dict[str, np.ndarray], assert_bits: Callable[..., None]
+) -> None:
+    """Where the newest checkpoint cannot be read, those before it can, and the next one is saved whole."""
+    first = Repository(disk.root).resolve("main~1")
+    assert_bits(Repository(disk).load(first), {"first": np.arange(9)})
+    if spoiled not in ("tensor", "small tensor"):
+        with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+            Repository(disk).load("main")
+        with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+            Repository(disk).load(Repository(disk.root).resolve("main")[:12])
+    id = Repository(disk).commit(tensors, "on top")
+    assert_bits(Repository(disk).load("main"), tensors)
+    assert Repository(disk.root).show(id).parents == (Repository(disk.root).resolve("main~1"),)
+
+
+def test_an_index_that_cannot_be_read_is_done_without(
+    disk: BadDisk, weights: Callable[..., dict[str, np.ndarray]], assert_bits: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(_index, "_UNCOVERED", 2)
+    repo = Repository(disk, durability="fast")
+    first, second = repo.commit(weights(1)), repo.commit(weights(2))
+    (name,) = disk.list("index")
+    disk.bad.append((name, 30, 31))
+    for id, seed in ((first, 1), (second, 2)):
+        assert_bits(Repository(disk).load(id), weights(seed))
+    assert_bits(Repository(disk).load(Repository(disk).commit(weights(3))), weights(3))
+    assert [problem.path for problem in Repository(disk).fsck().problems] == [f"index/{name}"]
+    assert Repository(disk).fsck(repair=True).ok
 
 
 def test_a_repair_keeps_what_can_be_read(

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 from coral._digest import Bytes
+from coral._unreadable import is_unreadable
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem, ReadFile
 from coral.store import Store
 
 __all__ = ["scrubbing"]
-
-_UNREADABLE = {
-    getattr(errno, name)
-    for name in ("EIO", "EBADMSG", "EUCLEAN", "EILSEQ", "ENODATA", "EREMOTEIO", "EHWPOISON")
-    if hasattr(errno, name)
-}
-"""What disks, and filesystems with sums of their own, say of bytes that are lost."""
 
 
 def scrubbing(store: Store) -> Store:
@@ -75,6 +68,6 @@ def _as_damage(path: str, where: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _UNREADABLE:
+        if not is_unreadable(error):
             raise
         raise CorruptObject(f"{path} cannot be read{where}: {error.strerror}", path=path) from error

@@ -167,10 +167,10 @@ def _finder(store: Store, copies: Copies) -> Callable[[str], Chain | None] | Non
     """Finds a copy by its id, as long as not too many packs are open; None where there is nothing to find."""
 
     def find(id: str) -> Chain | None:
-        stored = copies.known(id) if len(copies) < _MAX_OPEN else None
         try:
+            stored = copies.known(id) if len(copies) < _MAX_OPEN else None
             return copies.chain(stored) if stored else None
-        except CoralError:  # a difference whose base is gone
+        except (CoralError, OSError):  # a difference whose base is gone, or what cannot be read
             return None
 
     return find if store.index.any() else None
@@ -198,16 +198,17 @@ def _earlier(store: Store, copies: Copies, id: str | None, tensors: Mapping[str,
         if commit.state and any(name.startswith("state/") for name in tensors):
             state = State.decode(store.read_object("state", commit.state), "the parent's state")
             entries |= {f"state/{name}": entry for name, entry in state.tensors.items()}
-    except CoralError as error:
+    except (CoralError, OSError) as error:
         _log.warning("the parent %s cannot be read (%s): storing everything whole", id[:12], error)
         return {}
     found = {}
     for name, tensor in tensors.items():
         entry = entries.get(name)
         if entry and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape):
-            stored = copies.known(entry.id)
-            if stored and stored.whole and stored.entry.nbytes == tensor.nbytes:
-                found[name] = stored
+            with suppress(OSError):  # its pack cannot be opened
+                stored = copies.known(entry.id)
+                if stored and stored.whole and stored.entry.nbytes == tensor.nbytes:
+                    found[name] = stored
             if len(copies) >= _MAX_OPEN:  # what lies in yet other packs is written anew, and so brought together
                 break
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
+from coral._unreadable import is_unreadable
 from coral.delta import Same
 from coral.errors import CorruptObject, MissingExtra, MissingObject, NewerFormat
 from coral.filesystem import FileSystem, ReadFile
@@ -43,9 +44,15 @@ class Copies:
         self.refused: dict[str, CorruptObject | NewerFormat] = {}
         """Why a copy of an object is left out: its entry lies, or is a newer coral's."""
         self._passed_by: set[tuple[str, int]] = set()
+        self._unreadable: OSError | None = None
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def unreadable(self) -> OSError | None:
+        """Why a pack was left out that may hold what is not found: some of its bytes cannot be read now."""
+        return self._unreadable or self._store.index.unreadable
 
     def known(self, id: str) -> Stored | None:
         """A copy of an object in a pack that is known of, without looking for new packs; a whole one if there is."""
@@ -189,6 +196,8 @@ class Copies:
             with suppress(MissingExtra):
                 for chain in self.chains(id):
                     return chain
+        if self.unreadable is not None:
+            raise self.unreadable
         what = f"tensor {name!r} of commit {commit[:12]}"
         self._raise(problem or self.refused.get(id), what, tensor=name, commits=[commit])
         raise MissingObject(f"{what} is missing: no pack holds {id[:12]}. Run fsck.", tensor=name, commits=[commit])
@@ -235,7 +244,7 @@ class Copies:
         return found
 
     def _open_pack(self, name: str) -> tuple[ReadFile, Directory] | None:
-        """Open a pack; None if it is gone or damaged: another copy may be whole, and fsck says what is wrong."""
+        """Open a pack; None if it is gone, damaged or unreadable: another copy may do, and fsck says what is wrong."""
         found, file = None, None
         try:
             file = self._store.open_pack(name)
@@ -246,6 +255,12 @@ class Copies:
         except CorruptObject:
             if file is not None:
                 file.close()
+        except OSError as error:
+            if file is not None:
+                file.close()
+            if not is_unreadable(error):
+                raise
+            self._unreadable = error
         self._open[name] = found
         return found
 

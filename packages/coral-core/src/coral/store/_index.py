@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from coral._digest import sha256
 from coral._fork import renewed_by_fork
+from coral._unreadable import is_unreadable, unreadable_left_out
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
 from coral.store._files import temporary
@@ -134,6 +135,8 @@ class Index:
         self._loose: dict[str, Directory] = {}
         self._by_id: dict[str, list[Location]] = {}
         self._loaded = False
+        self.unreadable: OSError | None = None
+        """Why the last look left out a pack: it may hold what is not found."""
         self._lock = threading.RLock()
 
     @_locked
@@ -201,10 +204,17 @@ class Index:
         for gone in self._loose.keys() - there:
             self.forget(gone)
             changed = True
+        self.unreadable = None
         for name in there - self._covered - self._loose.keys():
-            with suppress(CorruptObject, FileNotFoundError):
+            try:
                 self.add(read_directory(self._fs, name))
                 changed = True
+            except (CorruptObject, FileNotFoundError):
+                pass
+            except OSError as error:
+                if not is_unreadable(error):
+                    raise
+                self.unreadable = error
         return changed
 
     def _load_segments(self) -> bool:
@@ -213,7 +223,8 @@ class Index:
         if names == self._segments.keys():
             return False
         for name in names - self._segments.keys():
-            with suppress(CorruptObject, FileNotFoundError):  # it is only derived: its packs count as uncovered then
+            # it is only derived: its packs count as uncovered then
+            with unreadable_left_out(), suppress(CorruptObject, FileNotFoundError):
                 self._segments[name] = read_segment(self._fs, name)
         for name in self._segments.keys() - names:
             del self._segments[name]

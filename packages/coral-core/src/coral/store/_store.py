@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar, get_args
 
 from coral._fork import renewed_by_fork
+from coral._unreadable import unreadable_left_out
 from coral.errors import ConfigError, CorruptObject, MissingObject, StorageError
 from coral.filesystem import FileSystem, ReadFile
 from coral.objects import Commit, Note, decode_commit
@@ -131,7 +132,7 @@ class Store:
         for file in self.fs.list("packs"):
             name = file.removesuffix(".pack")
             if name not in self._synced:
-                with suppress(CorruptObject, FileNotFoundError):  # fsck's to name
+                with unreadable_left_out(), suppress(CorruptObject, FileNotFoundError):  # fsck's to name
                     packs.append(read_directory(self.fs, name))
         self.ensure_synced(packs)
 
@@ -205,7 +206,12 @@ class Store:
                     problem = error
                 except (CorruptObject, EOFError) as error:
                     problem = problem or CorruptObject(f"{what} is damaged in {path_of(stored.pack.name)}: {error}")
-            raise problem or copies.refused.get(id) or MissingObject(f"{what} is missing: no pack holds it. Run fsck.")
+            raise (
+                (problem if isinstance(problem, OSError) else copies.unreadable)
+                or problem
+                or copies.refused.get(id)
+                or MissingObject(f"{what} is missing: no pack holds it. Run fsck.")
+            )
 
     def read_commit(self, id: str) -> Commit:
         """A commit with its notes merged in."""
