@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from coral import Repository
 from coral.errors import WeightsMismatch
 from coral.integrations.lightning import CoralCallback
+from coral.integrations.lightning._checkpoints import check_kinds
 
 
 class Stop(Exception):
@@ -445,3 +446,14 @@ def test_another_kind_is_told_before_it_trains(
         lab.trainer(again, Other(make)).fit(module, *lab.loaders(), ckpt_path=f"coral://{tmp_path / 'r'}@main")
     assert "strict" not in str(caught.value)
     assert not module.seen
+
+
+def test_the_kind_is_told_without_the_optimizers_state(lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of one which is spread over the ranks (ZeroRedundancyOptimizer) has to be brought together first."""
+    mine = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+    state, other = mine.state_dict(), torch.optim.SGD(mine.param_groups[0]["params"], lr=1.0).state_dict()
+    monkeypatch.setattr(mine, "state_dict", lambda: pytest.fail("it was asked for"))
+    trainer = SimpleNamespace(optimizers=[mine], lr_scheduler_configs=[])
+    check_kinds(trainer, {"optimizer_states": [state]})
+    with pytest.raises(WeightsMismatch):
+        check_kinds(trainer, {"optimizer_states": [other]})

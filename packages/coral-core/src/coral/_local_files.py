@@ -71,7 +71,7 @@ class LocalReadFile:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # what O_NOFOLLOW says, depending on the system
                 raise CorruptObject(f"{name} is a link, not a file: refused", path=name) from error
             if error.errno == errno.ENXIO:
-                raise CorruptObject(f"{name} is a socket, not a file: refused", path=name) from error
+                raise CorruptObject(f"{name} is not a regular file: refused", path=name) from error
             raise
         self._path = path
         self._map: mmap.mmap | None = None
@@ -134,7 +134,6 @@ class LocalReadFile:
             if self._shown is None:
                 return None
         view: Bytes = np.frombuffer(self._shown, np.uint8, size, offset)
-        fault_in(view)
         # as in `region`; who needs the range once more gets its pages from the system's cache
         weakref.finalize(view, _drop, self._shown, offset, offset + size, None).atexit = False
         return view
@@ -201,10 +200,11 @@ def _find_populate() -> Callable[[int, int], int] | None:
         return None
     try:
         import ctypes
-    except ImportError:  # some builds of Python are without
+
+        # that of `mmap` lets no other thread run while the disk is waited for
+        madvise = ctypes.CDLL(None, use_errno=True).madvise
+    except (ImportError, OSError, AttributeError):  # some builds of Python are without
         return None
-    # that of `mmap` lets no other thread run while the disk is waited for
-    madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
     def populate(address: int, size: int) -> int:

@@ -173,7 +173,7 @@ class WeightsMismatch(CoralError, ValueError):
             for name, (want, got) in self.mismatched.items()
         ]
         lines.append(
-            "Go on with what it was saved of, or load the weights alone and begin anew."
+            "Resume with the optimizer and schedulers that it is of, or load the weights alone and begin anew."
             if training
             else "Pass strict=False to load what fits and have the rest returned."
         )

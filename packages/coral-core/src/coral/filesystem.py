@@ -55,12 +55,12 @@ class ReadFile(Protocol):
         """A private, copy-on-write view of a range; None where one that overlaps was given before, or none can be had.
 
         Once only: what was written into a view stays in the pages at its ends when it is dropped. Nothing of it has
-        been read: `coral._local_files.fault_in` does that.
+        been read: `coral._local_files.fault_in` does that, where what cannot be read is to be an error.
         """
         ...
 
     def view(self, offset: int, size: int) -> Bytes | None:
-        """A read-only view of a range, which has been read, as often as it is asked for; None where none can be had."""
+        """A read-only view of a range, as often as it is asked for; None where none can be had. As of `region`."""
         ...
 
     def close(self) -> None:

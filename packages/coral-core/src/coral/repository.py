@@ -250,8 +250,12 @@ class Repository(Reading, Remoting):
             with self._doing("checking the repository"):
                 return fsck(scrubbing(self._store))
         with self._doing("repairing the repository"):
+            self._store.sync()  # before what a ref is to be durable again that names it
             store = scrubbing(self._store)
-            found = repair_store(store, self._sources(store))
+            try:
+                found = repair_store(store, self._sources(store))
+            finally:
+                store.sync()
             self._collector = Collector(self._store)  # what it remembers may be gone
             return found
 

@@ -292,3 +292,20 @@ def test_a_durable_ref_to_what_was_written_fast(recorded: Open, how: str) -> Non
     before = calls[: min(ends)]
     assert packs <= {path for do, path in before if do == "fsync_file"}
     assert ("fsync_dir", "packs") in before[max(i for i, (_, what) in enumerate(before) if what in packs) :]
+
+
+def test_a_repair_makes_no_ref_durable_before_the_pack_that_it_names(
+    recorded: Open, fs: LocalFileSystem, weights: Callable[..., dict[str, np.ndarray]]
+) -> None:
+    repo, seen = recorded("batch")
+    first = repo.commit(weights(1))
+    (pack,) = fs.list("packs")
+    repo.commit(weights(2))
+    (other,) = {*fs.list("packs")} - {pack}
+    (Path(fs.root) / "packs" / other).write_bytes(b"torn")
+    seen.clear()
+    repo.fsck(repair=True)
+    assert repo.resolve("main") == first
+    moved = [place for place, (kind, path) in enumerate(seen) if kind == "link" and path.startswith("refs/")]
+    assert moved
+    assert seen.index(("fsync_file", f"packs/{pack}")) < min(moved)

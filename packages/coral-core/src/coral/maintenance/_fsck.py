@@ -232,9 +232,9 @@ def _check_pack(store: Store, path: str) -> _Checked | None:
                     good.append((entry, None))
                 else:
                     good.append((entry, read_object(file, entry)))
-            except (CoralError, EOFError) as error:
+            except (CoralError, EOFError, PermissionError) as error:
                 problems.append(Problem(path, str(error), object=directory.ids[number]))
-    except (CoralError, EOFError) as error:
+    except (CoralError, EOFError, PermissionError) as error:
         problems.append(Problem(path, str(error)))
     finally:
         file.close()

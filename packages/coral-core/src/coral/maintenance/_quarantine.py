@@ -2,8 +2,7 @@
 
     quarantine/<when>-<nonce>/<path>    a file that was at <path>, as it was found
 
-Its packs and notes are looked at again by each repair: one that was interrupted loses nothing, and what could not be
-read may be by then.
+Its packs are looked at again by each repair: one that was interrupted loses nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from coral.filesystem import FileSystem
 from coral.store._files import make_folder, nonce, temporary
 
-__all__ = ["Quarantine", "quarantined_notes", "quarantined_packs"]
+__all__ = ["Quarantine", "quarantined_packs"]
 
 _ROOT = "quarantine"
 
@@ -83,11 +82,3 @@ def quarantined_packs(fs: FileSystem) -> Iterator[tuple[str, str]]:
             for file in sorted(fs.list(f"{_ROOT}/{run}/{folder}")):
                 if file.endswith(".pack"):
                     yield f"{_ROOT}/{run}/{folder}/{file}", file.removesuffix(".pack")
-
-
-def quarantined_notes(fs: FileSystem) -> Iterator[tuple[str, str]]:
-    """The notes of all repairs, as (path, where it was)."""
-    for run in sorted(fs.list(_ROOT), reverse=True):
-        for commit in fs.list(f"{_ROOT}/{run}/notes"):
-            for note in fs.list(f"{_ROOT}/{run}/notes/{commit}"):
-                yield f"{_ROOT}/{run}/notes/{commit}/{note}", f"notes/{commit}/{note}"

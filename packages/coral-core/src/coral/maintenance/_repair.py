@@ -8,7 +8,8 @@
 4. notes and refs are mended from other copies, or as far as what is left of them says
 5. all is checked again, until nothing gets better
 
-Nothing is deleted, and at no moment has anything that is whole less than one name: it may be interrupted anywhere.
+Nothing is deleted, and at no moment has anything that is whole less than one name: it may be interrupted anywhere. What
+the disk cannot read now may be whole later: it stays where it is, and so do the refs that may lead to it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from coral.errors import CoralError, CorruptObject, MissingExtra, NewerFormat
 from coral.filesystem import FileSystem, ReadFile
 from coral.maintenance._fsck import Examined, examine
 from coral.maintenance._mending import mend_refs
-from coral.maintenance._quarantine import Quarantine, quarantined_notes, quarantined_packs
+from coral.maintenance._quarantine import Quarantine, quarantined_packs
 from coral.maintenance._report import FsckReport, Problem
 from coral.maintenance._salvage import find_directory, is_intact
+from coral.maintenance._scrubbing import unreadable_in
 from coral.maintenance._trash import Trash
 from coral.objects import Note, State, decode_commit, decode_tree
 from coral.store import Operation, Store, intent, intents
@@ -40,6 +42,7 @@ __all__ = ["Source", "repair", "restore_format"]
 _log = logging.getLogger("coral")
 
 _ROUNDS = 8
+_NAMED = 8  # files that an action names
 
 
 class Source(Protocol):
@@ -73,11 +76,15 @@ def repair(store: Store, sources: Sequence[Source] = ()) -> FsckReport:
             if now.report.ok:
                 break
             came = work.round(now)
+            unreadable_in(store).clear()
             before, now = now, examine(store)
             seen += now.report.problems
             if not came and now.report.problems == before.report.problems:
                 break
     report = now.report
+    if left_alone := sorted(unreadable_in(store)):
+        some = ", ".join(left_alone[:_NAMED])
+        work.actions.append(f"{len(left_alone)} files cannot be read, and were left alone: {some}")
     if now is not first:
         left = set(report.problems)
         report.repaired = [problem for problem in dict.fromkeys(seen) if problem not in left]
@@ -118,7 +125,9 @@ class _Repair:
 
     def round(self, examined: Examined) -> bool:
         """Mend what can be mended of what was found; whether something came, which what is left has to wait for."""
-        problems, before = examined.report.problems, self._came | self._differences
+        unreadable, before = unreadable_in(self._store), self._came | self._differences
+        # an index is only derived, and goes in any case
+        problems = [p for p in examined.report.problems if p.path not in unreadable or p.path.startswith("index/")]
         if any(problem.path == "format" for problem in problems) and restore_format(self._fs):
             self.actions.append("format: written anew")
         packs = {p.path for p in problems if p.path.startswith(("packs/", "trash/"))}
@@ -127,15 +136,15 @@ class _Repair:
         self._set_aside(problems)
         self._store.index.refresh()
         self._store.index.cover()
-        self._bring((p.object for p in problems if p.object and not examined.found.has(p.object)), examined)
+        lost = [p.object for p in examined.report.problems if p.object and not examined.found.has(p.object)]
+        self._bring(lost, examined)
         if any(problem.path == "partial" for problem in problems):
             self._mend_partial(examined)
         if self._came | self._differences != before:  # notes and refs, once it is known what has come
             return True
         self._mend_notes(problems, examined)
-        self._put_back_notes()
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
-        if damaged:
+        if damaged and not (unreadable and (lost or any(path.startswith("refs/") for path in unreadable))):
             self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
         return False
 
@@ -149,15 +158,19 @@ class _Repair:
         kept: dict[str, str] = {}
         for path in paths:
             try:
-                if path.endswith(".pack") and not self._is_better_left(path):
+                better_left = not path.endswith(".pack") or self._is_better_left(path)
+                if not better_left and path not in unreadable_in(self._store):
                     kept[path] = self.quarantine.keep(path)
             except FileNotFoundError:
                 continue
-            except CorruptObject:  # a folder, a link, a pipe, or what the disk does not open
+            except CorruptObject:  # a folder, a link, a pipe
                 with suppress(FileNotFoundError):
-                    self.quarantine.take(path)
+                    if path not in unreadable_in(self._store):
+                        self.quarantine.take(path)
         written = {name for path, second in kept.items() if (name := self._rescue(second, _name_of(path)))}
-        for path in kept:
+        for path, second in kept.items():
+            if second in unreadable_in(self._store):
+                continue
             if not (path.startswith("packs/") and _name_of(path) in written):
                 with suppress(FileNotFoundError):
                     self._fs.unlink(path)
@@ -203,6 +216,9 @@ class _Repair:
 
             _, made = self._store.write_pack(fill, self._operation, durable=True)
         except (NewerFormat, EOFError):
+            return None
+        except CorruptObject as error:  # it was whole a moment ago
+            self.actions.append(f"{path}: nothing could be written anew: {error}")
             return None
         finally:
             file.close()
@@ -361,18 +377,6 @@ class _Repair:
             with suppress(FileNotFoundError):
                 self.quarantine.take(path)
                 self.actions.append(f"{path}: set aside; what it said of commit {commit[:12]} is lost")
-
-    def _put_back_notes(self) -> None:
-        """Put back what was set aside, and is whole: it could not be read then."""
-        for path, place in quarantined_notes(self._fs):
-            folder, _, name = place.rpartition("/")
-            if name in self._fs.list(folder):
-                continue
-            with suppress(CorruptObject, FileNotFoundError):
-                content = self._fs.read(path, LIMIT)
-                Note.decode(unseal(content, path), folder.rpartition("/")[2], path)
-                put_if_absent(self._fs, place, content, durable=True)
-                self.actions.append(f"{place}: put back")
 
     def _is_local(self, said: bytes, commit: str) -> bool:
         """Whether a damaged note said of this copy alone that it lacks a commit.

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from coral._digest import BLOCK, Bytes, sha256
+from coral._digest import Bytes, sha256
 from coral.errors import CoralError, CorruptObject, MissingExtra, NewerFormat
 from coral.filesystem import ReadFile
 from coral.store import Chain, Stored
@@ -16,7 +16,7 @@ from coral.store._pack import VERSION, Directory, Entry, directory_of, pieces, r
 
 __all__ = ["find_directory", "is_intact"]
 
-_TRAILER, _MOST, _SECTOR = 64, 256 << 20, 4096
+_TRAILER, _MOST = 64, 256 << 20
 _HEADER = np.frombuffer(struct.pack("<8sII", b"CORALPK\n", VERSION, 0), np.uint8)
 
 
@@ -35,33 +35,26 @@ def find_directory(file: ReadFile, name: str) -> Directory | None:
 
 def _named_inside(file: ReadFile) -> str | None:
     """What a trailer says that the pack is called."""
-    return _readable(file, file.size - _TRAILER)[24:56].hex() if file.size >= _TRAILER else None
+    if file.size < _TRAILER:
+        return None
+    trailer = np.empty(_TRAILER, np.uint8)
+    file.read_into(trailer, file.size - _TRAILER)
+    return trailer[24:56].tobytes().hex()
 
 
 def _at_the_end(file: ReadFile, name: str) -> Iterator[Directory]:
     """The directory of that name, if it ends where a trailer begins, or one that is cut short would."""
     start = max(0, file.size - _MOST) // 64 * 64
-    text = _readable(file, start)
+    data = np.empty(file.size - start, np.uint8)
+    with suppress(EOFError):
+        file.read_into(data, start)
+    text = data.tobytes()
     ends = {*_places(text, b"CORALTR\n"), *range(max(0, len(text) - _TRAILER), len(text) + 1)}
     for at in _places(text, b"CORALDR\n"):
         for end in ends if (start + at) % 64 == 0 else ():
             if end > at and sha256(text[at:end]).hex() == name:
                 with suppress(CorruptObject):
                     yield Directory(name, text[at:end], start + at)
-
-
-def _readable(file: ReadFile, start: int) -> bytes:
-    """What is in a file from there on, with zeros for what cannot be read."""
-    data = np.zeros(file.size - start, np.uint8)
-    for at in range(0, data.size, BLOCK):
-        block = data[at : at + BLOCK]
-        try:
-            file.read_into(block, start + at)
-        except (CorruptObject, EOFError):
-            for small in range(0, block.size, _SECTOR):
-                with suppress(CorruptObject, EOFError):
-                    file.read_into(block[small : small + _SECTOR], start + at + small)
-    return data.tobytes()
 
 
 def _places(text: bytes, part: bytes) -> Iterator[int]:
@@ -78,9 +71,9 @@ class _Headed:
         self.size = file.size
 
     def read_into(self, buffer: Bytes, offset: int) -> None:
+        self._file.read_into(buffer, offset)
         head = min(max(0, _HEADER.size - offset), buffer.size)
         buffer[:head] = _HEADER[offset : offset + head]
-        self._file.read_into(buffer[head:], offset + head)
 
     def region(self, offset: int, size: int) -> None:
         """None: it is not mapped."""

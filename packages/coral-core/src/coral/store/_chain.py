@@ -156,12 +156,11 @@ class Chain:
     def _shown(self, at: int, size: int) -> Bytes | None:
         """What the last link, if it is whole, has from `at` on, as it is mapped."""
         last = self.links[-1]
-        return last.file.view(last.entry.offset + at, size) if self.depth and last.whole else None
+        return _view(last, at, size) if self.depth and last.whole else None
 
     def peek(self, at: int, size: int, name: str) -> Bytes:
         """The unit from `at` on, unchecked and not to be written to: mapped, or in memory of this thread."""
-        entry = self.entry
-        found = self.links[0].file.view(entry.offset + at, size) if self.whole else None
+        found = _view(self.links[0], at, size) if self.whole else None
         if found is None:
             found = buffer(name, size)
             self.read(at, found, checked=False)
@@ -280,6 +279,13 @@ def _jobs(chains: Sequence[tuple[int, Chain]]) -> Iterator[list[tuple[int, Chain
                 job, size = [], 0
     if job:
         yield job
+
+
+def _view(stored: Stored, at: int, size: int) -> Bytes | None:
+    found = stored.file.view(stored.entry.offset + at, size)
+    if found is not None:
+        fault_in(found)
+    return found
 
 
 def _raw(stored: Stored) -> Bytes:

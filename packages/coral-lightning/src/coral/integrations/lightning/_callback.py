@@ -155,7 +155,8 @@ class CoralCallback(Callback):
         if trainer.is_global_zero and self.include_optimizer:  # or it has none of its own to go on from
             self._check_branch(origin)
         checkpoint.update(with_loaders(checkpoint))  # a file holds rank 0's
-        self._to_check = checkpoint
+        if not trainer.strategy.restore_checkpoint_after_setup:  # or it is loaded by now, sharded as it may be
+            self._to_check = checkpoint
         self._put_random_back(trainer)  # here too: some strategies load after on_fit_start
 
     def _check_branch(self, origin: Origin) -> None:

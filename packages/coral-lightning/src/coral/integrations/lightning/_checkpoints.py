@@ -258,9 +258,12 @@ def check_kinds(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
     once all callbacks have made theirs.
     """
     for optimizer, state in zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
-        sizes = [[len(group["params"]) for group in each["param_groups"]] for each in (optimizer.state_dict(), state)]
         steps = stepped(optimizer)
-        if steps is not None and sizes[0] == sizes[1]:
+        if steps is None:
+            continue
+        groups = (steps.param_groups, state["param_groups"])
+        have, got = ([len(group["params"]) for group in each] for each in groups)
+        if have == got:
             check_optimizer_kind(steps, state)
     for each, state in zip(trainer.lr_scheduler_configs, checkpoint.get("lr_schedulers", ()), strict=False):
         check_scheduler_kind(each.scheduler, state)
