@@ -86,7 +86,7 @@ class StoredTensors(Mapping[str, WeightTensor]):
                         continue
                     if data is not None:
                         return _as_array(data, entry)
-            if refusal is not None:
+            if refusal := refusal or self._copies.unreadable:
                 raise refusal
         message = f"{what} is not what was stored: {problem}. Run fsck."
         path = path_of(self._stored[name].links[0].pack.name)

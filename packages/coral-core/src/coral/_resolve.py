@@ -139,6 +139,8 @@ def _unknown(store: Store, ref: str) -> NoReturn:
 def _is_commit(store: Store, id: str) -> bool:
     with store.copies() as copies:
         found = copies.known(id)
+        if found is None and copies.unreadable is not None:
+            raise copies.unreadable
     return found is not None and found.entry.kind == "commit"
 
 

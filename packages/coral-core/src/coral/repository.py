@@ -21,6 +21,7 @@ from coral.errors import (
     ConfigError,
     CoralError,
     EmptyCommit,
+    StorageError,
     UnsafeInput,
     UnsupportedValue,
     storage_errors,
@@ -250,12 +251,13 @@ class Repository(Reading, Remoting):
             with self._doing("checking the repository"):
                 return fsck(scrubbing(self._store))
         with self._doing("repairing the repository"):
-            self._store.sync()  # before what a ref is to be durable again that names it
-            store = scrubbing(self._store)
             try:
-                found = repair_store(store, self._sources(store))
-            finally:
-                store.sync()
+                self._store.sync()  # before a ref is durable anew that names it
+            except StorageError as error:  # a repair is what is needed then
+                _log.warning("%s: repairing what may not be durable: %s", self._store.fs.root, error)
+            store = scrubbing(self._store)
+            found = repair_store(store, self._sources(store))
+            store.sync()
             self._collector = Collector(self._store)  # what it remembers may be gone
             return found
 

@@ -18,8 +18,8 @@ import pytest
 from coral import Repository
 from coral.errors import CorruptObject, StorageError
 from coral.filesystem import LocalFileSystem
-from coral.store import _index
-from coral.store._pack import read_directory
+from coral.store import _index, intent
+from coral.store._pack import pieces, read_directory
 
 
 class BadDisk(LocalFileSystem):
@@ -344,3 +344,124 @@ def test_mapped_bytes_that_cannot_be_read_do_not_end_the_process(
     program = [sys.executable, "-c", textwrap.dedent(_CUT), disk.root, how]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("an error\n", 0), done.stderr
+
+
+def test_a_damaged_ref_is_not_mended_while_a_pack_cannot_be_read(
+    disk: BadDisk, weights: Callable[..., dict[str, np.ndarray]], flip: Callable[..., None]
+) -> None:
+    """What it names may be in there: to move the branch back would leave that to gc."""
+    repo = Repository(disk, durability="fast")
+    ids = [repo.commit(weights(seed)) for seed in range(3)]
+    (pack,) = [name for name in packs(disk) if ids[2] in read_directory(disk, name).ids]
+    flip(Path(disk.root) / "refs" / "heads" / "main" / "0000000003", 30)
+    disk.refused[f"{pack}.pack"] = errno.EIO
+    assert not Repository(disk).fsck(repair=True).ok
+    disk.refused.clear()
+    assert Repository(disk).fsck(repair=True).ok
+    assert Repository(disk).resolve("main") == ids[2]
+    Repository(disk).gc()
+    assert Repository(disk).fsck().ok
+    assert [commit.id for commit in Repository(disk).log()] == ids[::-1]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all of it", "its bytes"])
+def test_gc_frees_nothing_that_is_held_and_cannot_be_read(
+    disk: BadDisk, weights: Callable[..., dict[str, np.ndarray]], assert_bits: Callable[..., None], whole: bool
+) -> None:
+    """One that goes on for long knows the packs from before, and does not look at their directories again."""
+    repo = Repository(disk, durability="fast")
+    repo.commit(weights(1))
+    repo.branch("side")
+    held = repo.commit(weights(3), branch="side")
+    repo = Repository(disk, durability="fast")
+    repo.gc()
+    Repository(disk.root).delete_branch("side")
+    (pack,) = [name for name in packs(disk) if held in read_directory(disk, name).ids]
+    with intent(disk, "run", [held]):
+        if whole:
+            disk.refused[f"{pack}.pack"] = errno.EIO
+        else:
+            disk.bad.append((f"{pack}.pack", 0, disk.stat(f"packs/{pack}.pack").size))
+        with perhaps_unreadable():
+            repo.gc()
+        disk.refused.clear()
+        disk.bad.clear()
+        assert_bits(Repository(disk).load(held), weights(3))
+
+
+def test_a_short_id_in_a_pack_that_an_index_covers(
+    disk: BadDisk, weights: Callable[..., dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_index, "_UNCOVERED", 2)
+    repo = Repository(disk, durability="fast")
+    ids = [repo.commit(weights(seed)) for seed in range(2)]
+    assert disk.list("index")
+    (pack,) = [name for name in packs(disk) if ids[1] in read_directory(disk, name).ids]
+    disk.refused[f"{pack}.pack"] = errno.EIO
+    for ref in (ids[1], ids[1][:12], "main"):
+        with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+            Repository(disk).load(ref)
+
+
+def test_a_repair_after_a_sync_that_failed(
+    fs: LocalFileSystem, weights: Callable[..., dict[str, np.ndarray]], around: Any, failing: Any
+) -> None:
+    fail = failing(errno.EIO, kinds=frozenset({"fsync_file"}), once=True)
+    repo = Repository(around(fs, fail), durability="batch")
+    repo.commit(weights())
+    with pytest.raises(StorageError):
+        repo.sync()
+    with pytest.raises(StorageError, match="a sync failed earlier"):
+        repo.sync()
+    (Path(fs.root) / "packs" / "stray").write_bytes(b"?")
+    assert repo.fsck(repair=True).ok
+
+
+def test_a_damaged_copy_beside_one_that_cannot_be_read(
+    disk: BadDisk, weights: Callable[..., dict[str, np.ndarray]], flip: Callable[..., None]
+) -> None:
+    repo = Repository(disk, durability="fast")
+    commit = repo.commit(weights())
+    (pack,) = packs(disk)
+    directory = read_directory(disk, pack)
+    (entry,) = [entry for entry in directory.entries() if entry.id == repo.load(commit).entry("layer.bias").id]
+    with intent(disk, "copy", []) as operation:
+        stored = list(pieces(disk.open(f"packs/{pack}.pack"), entry))
+        repo.store.write_pack(lambda writer: writer.add_stored(entry, stored), operation)
+    (other,) = {*packs(disk)} - {pack}
+    flip(Path(disk.root) / "packs" / f"{pack}.pack", entry.offset)
+    disk.refused[f"{other}.pack"] = errno.EIO
+    with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+        Repository(disk).load(commit)["layer.bias"].data  # noqa: B018 - it is read here
+    disk.refused.clear()
+    np.testing.assert_array_equal(Repository(disk).load(commit)["layer.bias"].data, weights()["layer.bias"])
+
+
+def test_the_weights_of_a_clone_are_not_told_by_what_cannot_be_read(
+    disk: BadDisk, tmp_path: Path, weights: Callable[..., dict[str, np.ndarray]], flip: Callable[..., None]
+) -> None:
+    Repository(disk, durability="fast").commit(weights())
+    names = ["layer.bias", "layer.weight"]
+    clone = BadDisk(Path(Repository.clone(disk.root, tmp_path / "clone", names=names).path))
+    before = clone.read("partial", 1 << 20)
+    spoil(clone, Repository(clone).load(names=["layer.bias"]).entry("layer.bias").id)
+    flip(tmp_path / "clone" / "partial", 3)
+    for name in clone.list("remotes"):
+        Repository(clone).remove_remote(name)
+    Repository(clone).fsck(repair=True)
+    clone.bad.clear()
+    assert Repository(clone).fsck(repair=True).ok
+    assert clone.read("partial", 1 << 20) == before
+
+
+def test_a_pruned_commit_whose_note_cannot_be_read_is_not_lost(
+    disk: BadDisk, weights: Callable[..., dict[str, np.ndarray]]
+) -> None:
+    repo = Repository(disk, durability="fast")
+    first = repo.commit(weights(1))
+    repo.commit(weights(2))
+    repo.prune(first)
+    repo.gc()
+    (note,) = disk.list(f"notes/{first}")
+    disk.bad.append((note, 0, 1))
+    assert [problem.path for problem in Repository(disk).fsck().problems] == [f"notes/{first}/{note}"]

@@ -15,6 +15,7 @@ from coral._digest import pool
 from coral.errors import CoralError, CorruptObject
 from coral.maintenance._lost import Lost
 from coral.maintenance._report import FsckReport, Problem
+from coral.maintenance._scrubbing import unreadable_in
 from coral.objects import Note, State, Tree, decode_commit, decode_tree, is_id
 from coral.store import Copies, Store, Stored, _notes, _refs
 from coral.store._files import LIMIT, unseal
@@ -312,6 +313,8 @@ def _take_notes(store: Store, found: Found) -> Iterator[Problem]:
         for note in _notes.read(store.fs, commit):
             if isinstance(note, CorruptObject):
                 yield Problem(note.path or f"notes/{commit}", str(note), (commit,))
+                if note.path in unreadable_in(store):
+                    found.pruned.add(commit)  # it may say so
                 continue
             if note.pruned:
                 found.pruned.add(commit)

@@ -119,6 +119,8 @@ class Marker:
     def _kind(self, id: str) -> str | None:
         with self._store.copies() as copies:
             found = copies.known(id) or next(copies.all(id), None)
+            if found is None and copies.unreadable is not None:
+                raise copies.unreadable
             return found.entry.kind if found else None
 
     def _history(self, start: Iterable[str], known: Iterable[str] = ()) -> Iterator[Commit]:

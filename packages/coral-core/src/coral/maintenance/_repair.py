@@ -138,13 +138,14 @@ class _Repair:
         self._store.index.cover()
         lost = [p.object for p in examined.report.problems if p.object and not examined.found.has(p.object)]
         self._bring(lost, examined)
-        if any(problem.path == "partial" for problem in problems):
+        blind = any(not path.startswith("index/") for path in unreadable)  # nobody can tell what is lost
+        if any(problem.path == "partial" for problem in problems) and not blind:
             self._mend_partial(examined)
         if self._came | self._differences != before:  # notes and refs, once it is known what has come
             return True
         self._mend_notes(problems, examined)
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
-        if damaged and not (unreadable and (lost or any(path.startswith("refs/") for path in unreadable))):
+        if damaged and not blind:
             self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
         return False
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coral._digest import Bytes
+from coral._unreadable import is_unreadable
 from coral.delta import Choice, DeltaConfig
 from coral.errors import CorruptObject, MissingObject
 from coral.maintenance._bases import Bases, Encoding
@@ -287,11 +288,14 @@ def damaged_copies(ours: Store, ids: Iterable[str]) -> set[tuple[str, Copy]]:
 def _is_damaged(copies: Copies, copy: Copy) -> bool:
     try:
         file, pack = copies.open(copy.pack)
-    except MissingObject:  # it is gone meanwhile
-        return False
-    try:
         for _ in pieces(file, pack.checked(copy.number)):
             pass
+    except MissingObject:  # it is gone meanwhile
+        return False
     except (CorruptObject, EOFError):
+        return True
+    except OSError as error:
+        if not is_unreadable(error):
+            raise
         return True
     return False

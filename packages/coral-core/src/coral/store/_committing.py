@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from coral._unreadable import is_unreadable
 from coral.errors import CommitPruned, Conflict, CoralError
 from coral.objects import Commit, Note, State, TensorEntry, decode_tree, encode_commit, encode_tree
 from coral.state import StateValue, flatten
@@ -170,7 +171,7 @@ def _finder(store: Store, copies: Copies) -> Callable[[str], Chain | None] | Non
         try:
             stored = copies.known(id) if len(copies) < _MAX_OPEN else None
             return copies.chain(stored) if stored else None
-        except (CoralError, OSError):  # a difference whose base is gone, or what cannot be read
+        except CoralError:  # a difference whose base is gone
             return None
 
     return find if store.index.any() else None
@@ -199,16 +200,17 @@ def _earlier(store: Store, copies: Copies, id: str | None, tensors: Mapping[str,
             state = State.decode(store.read_object("state", commit.state), "the parent's state")
             entries |= {f"state/{name}": entry for name, entry in state.tensors.items()}
     except (CoralError, OSError) as error:
+        if not isinstance(error, CoralError) and not is_unreadable(error):
+            raise
         _log.warning("the parent %s cannot be read (%s): storing everything whole", id[:12], error)
         return {}
     found = {}
     for name, tensor in tensors.items():
         entry = entries.get(name)
         if entry and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape):
-            with suppress(OSError):  # its pack cannot be opened
-                stored = copies.known(entry.id)
-                if stored and stored.whole and stored.entry.nbytes == tensor.nbytes:
-                    found[name] = stored
+            stored = copies.known(entry.id)
+            if stored and stored.whole and stored.entry.nbytes == tensor.nbytes:
+                found[name] = stored
             if len(copies) >= _MAX_OPEN:  # what lies in yet other packs is written anew, and so brought together
                 break
     return found

@@ -44,7 +44,7 @@ class Copies:
         self.refused: dict[str, CorruptObject | NewerFormat] = {}
         """Why a copy of an object is left out: its entry lies, or is a newer coral's."""
         self._passed_by: set[tuple[str, int]] = set()
-        self._unreadable: OSError | None = None
+        self._unreadable: dict[str, OSError] = {}  # packs that were left out
 
     def __len__(self) -> int:
         return len(self._open)
@@ -52,7 +52,7 @@ class Copies:
     @property
     def unreadable(self) -> OSError | None:
         """Why a pack was left out that may hold what is not found: some of its bytes cannot be read now."""
-        return self._unreadable or self._store.index.unreadable
+        return next(iter(self._unreadable.values()), self._store.index.unreadable)
 
     def known(self, id: str) -> Stored | None:
         """A copy of an object in a pack that is known of, without looking for new packs; a whole one if there is."""
@@ -196,10 +196,11 @@ class Copies:
             with suppress(MissingExtra):
                 for chain in self.chains(id):
                     return chain
-        if self.unreadable is not None:
-            raise self.unreadable
+        problem = problem or self.refused.get(id)
+        if self.unreadable is not None and not isinstance(problem, NewerFormat | MissingExtra):
+            raise self.unreadable  # another copy may be in there
         what = f"tensor {name!r} of commit {commit[:12]}"
-        self._raise(problem or self.refused.get(id), what, tensor=name, commits=[commit])
+        self._raise(problem, what, tensor=name, commits=[commit])
         raise MissingObject(f"{what} is missing: no pack holds {id[:12]}. Run fsck.", tensor=name, commits=[commit])
 
     @staticmethod
@@ -237,8 +238,10 @@ class Copies:
         self._passed_by.add((pack, number))
 
     def open(self, name: str) -> tuple[ReadFile, Directory]:
-        """A pack, opened; MissingObject if it is gone or damaged."""
+        """A pack, opened; MissingObject if it is gone or damaged, OSError if it cannot be read."""
         found = self._open[name] if name in self._open else self._open_pack(name)
+        if name in self._unreadable:
+            raise self._unreadable[name]
         if found is None:
             raise MissingObject(f"{path_of(name)} is gone, or damaged")
         return found
@@ -260,7 +263,7 @@ class Copies:
                 file.close()
             if not is_unreadable(error):
                 raise
-            self._unreadable = error
+            self._unreadable[name] = error
         self._open[name] = found
         return found
 

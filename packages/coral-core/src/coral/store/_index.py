@@ -204,7 +204,7 @@ class Index:
         for gone in self._loose.keys() - there:
             self.forget(gone)
             changed = True
-        self.unreadable = None
+        unreadable: OSError | None = None
         for name in there - self._covered - self._loose.keys():
             try:
                 self.add(read_directory(self._fs, name))
@@ -214,7 +214,8 @@ class Index:
             except OSError as error:
                 if not is_unreadable(error):
                     raise
-                self.unreadable = error
+                unreadable = error
+        self.unreadable = unreadable
         return changed
 
     def _load_segments(self) -> bool:
