@@ -438,13 +438,13 @@ def test_a_damaged_copy_beside_one_that_cannot_be_read(
 
 
 def test_the_weights_of_a_clone_are_not_told_by_what_cannot_be_read(
-    disk: BadDisk, tmp_path: Path, weights: Callable[..., dict[str, np.ndarray]], flip: Callable[..., None]
+    disk: BadDisk, tmp_path: Path, tensors: dict[str, np.ndarray], flip: Callable[..., None]
 ) -> None:
-    Repository(disk, durability="fast").commit(weights())
-    names = ["layer.bias", "layer.weight"]
+    Repository(disk, durability="fast").commit(tensors)
+    names = ["big", "layer.weight"]
     clone = BadDisk(Path(Repository.clone(disk.root, tmp_path / "clone", names=names).path))
     before = clone.read("partial", 1 << 20)
-    spoil(clone, Repository(clone).load(names=["layer.bias"]).entry("layer.bias").id)
+    spoil(clone, Repository(clone).load(names=["big"]).entry("big").id)
     flip(tmp_path / "clone" / "partial", 3)
     for name in clone.list("remotes"):
         Repository(clone).remove_remote(name)
