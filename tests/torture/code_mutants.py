@@ -202,7 +202,7 @@ CODE_MUTANTS = (
     CodeMutant(
         "no fsync of a trash",
         ((MemoryFileSystem, "fsync_dir", _fsync_dir_but(lambda path: path.startswith("trash/"))),),
-        (_race(REUSE, thin=200, states=12),),
+        (_race(REUSE, thin=200, states=60),),
     ),
     CodeMutant(
         "no fsync of the folder of trashes",
@@ -226,7 +226,7 @@ CODE_MUTANTS = (
     ),
     CodeMutant(
         "blocks are not checked",
-        ((_chain, "folds", lambda arrays: [_Fits()] * len(arrays)), (_chain, "fold", lambda block: _Fits())),
+        ((_chain, "folds", lambda arrays, *_: [_Fits()] * len(arrays)), (_chain, "fold", lambda block: _Fits())),
         (lambda: bit_rot.run(parts=40, bits=1, stop=1),),
     ),
     CodeMutant("packs are not read back", ((_encoding, "_verify", _nothing),), (_rot,)),
