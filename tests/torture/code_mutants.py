@@ -226,7 +226,7 @@ CODE_MUTANTS = (
     ),
     CodeMutant(
         "blocks are not checked",
-        ((_chain, "folds", lambda arrays, *_: [_Fits()] * len(arrays)), (_chain, "fold", lambda block: _Fits())),
+        ((_chain, "folds", lambda arrays: [_Fits()] * len(arrays)), (_chain, "fold", lambda block: _Fits())),
         (lambda: bit_rot.run(parts=40, bits=1, stop=1),),
     ),
     CodeMutant("packs are not read back", ((_encoding, "_verify", _nothing),), (_rot,)),

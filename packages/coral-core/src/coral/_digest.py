@@ -52,23 +52,15 @@ def fold(data: Bytes) -> int:
     return zlib.crc32(data[whole:], crc) if whole < data.size else crc
 
 
-def folds(arrays: Sequence[Bytes], first: Callable[[Bytes], None], least: int) -> list[list[int]]:
-    """The folded sums of the blocks of each array, shared out over all threads.
-
-    `first` is done with each block of an array of `least` bytes or more.
-    """
-
-    def work(some: Sequence[tuple[Bytes, bool]]) -> list[int]:
-        found = []
-        for block, large in some:
-            if large:
-                first(block)
-            found.append(fold(block))
-        return found
-
-    blocks = [(array[at : at + BLOCK], array.size >= least) for array in arrays for at in range(0, array.size, BLOCK)]
-    sums = iter(in_shares(work, blocks, [block.size for block, _ in blocks]))
+def folds(arrays: Sequence[Bytes]) -> list[list[int]]:
+    """The folded sums of the blocks of each array, shared out over all threads."""
+    blocks = [array[at : at + BLOCK] for array in arrays for at in range(0, array.size, BLOCK)]
+    sums = iter(in_shares(_fold_all, blocks, [block.size for block in blocks]))
     return [[next(sums) for _ in range(blocks_in(array.size))] for array in arrays]
+
+
+def _fold_all(blocks: Sequence[Bytes]) -> list[int]:
+    return [fold(block) for block in blocks]
 
 
 def in_shares(work: Callable[[Sequence[_A]], list[_B]], items: Sequence[_A], sizes: Sequence[int]) -> list[_B]:

@@ -1,6 +1,6 @@
 """The open files of this machine: a part of the seam. `coral.filesystem` says what is asked of them.
 
-What is mapped is read in such a way that what the disk cannot give is an error, not a signal that ends the process.
+What is mapped can be read in such a way that what the disk cannot give is an error, not a signal that ends the process.
 """
 
 from __future__ import annotations
@@ -177,14 +177,14 @@ def _drop(mapped: mmap.mmap, offset: int, end: int, _: object) -> None:
         mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
-def fault_in(data: Bytes) -> None:
-    """Read what is mapped; OSError(EIO) where that cannot be: to access it would be a SIGBUS that ends the process.
+def fault_in(data: Bytes) -> Bytes:
+    """Mapped bytes, read; OSError(EIO) where that cannot be: to access it would be a SIGBUS that ends the process.
 
     Does nothing where the system has no such call (Linux has, since 5.14). What it has read can be given up again where
     memory is short: soon used, it is safe.
     """
     if _populate is None or not data.size:
-        return
+        return data
     address = data.ctypes.data
     start = address // mmap.PAGESIZE * mmap.PAGESIZE
     code = errno.EINTR
@@ -192,6 +192,7 @@ def fault_in(data: Bytes) -> None:
         code = _populate(start, address + data.size - start)
     if code in (errno.EFAULT, getattr(errno, "EHWPOISON", None)):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return data
 
 
 def _find_populate() -> Callable[[int, int], int] | None:

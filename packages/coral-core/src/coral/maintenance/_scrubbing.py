@@ -77,9 +77,7 @@ class _ScrubbedFile:
     def view(self, offset: int, size: int) -> Bytes | None:
         with self._noting(f" between byte {offset} and {offset + size}"):
             found = self._inner.view(offset, size)
-            if found is not None:
-                fault_in(found)
-            return found
+            return None if found is None else fault_in(found)
 
     def close(self) -> None:
         self._inner.close()

@@ -205,7 +205,7 @@ def read_tensors(chains: Sequence[Chain]) -> list[Bytes | None]:
     """
     found: list[Bytes | None] = [_raw(chain.links[0]) if chain.whole else None for chain in chains]
     whole = [data for data in found if data is not None]
-    sums = iter(folds(whole, fault_in, MAPPED))
+    sums = iter(folds(whole))
     found = [
         None if data is None or next(sums) != chain.entry.sums else data
         for data, chain in zip(found, chains, strict=True)
@@ -283,9 +283,7 @@ def _jobs(chains: Sequence[tuple[int, Chain]]) -> Iterator[list[tuple[int, Chain
 
 def _view(stored: Stored, at: int, size: int) -> Bytes | None:
     found = stored.file.view(stored.entry.offset + at, size)
-    if found is not None:
-        fault_in(found)
-    return found
+    return None if found is None else fault_in(found)
 
 
 def _raw(stored: Stored) -> Bytes:

@@ -178,11 +178,9 @@ def _same(data: Bytes, at: int, copy: Stored) -> bool:
         if other is None:
             other = _scratch_buffer()[: data.size]
             copy.file.read_into(other, offset)
-        else:
-            fault_in(other)
+        return all(_equal_bytes(data[part], fault_in(other[part])) for part in (slice(None, _HEAD), slice(_HEAD, None)))
     except (OSError, EOFError):
         return False
-    return _equal_bytes(data[:_HEAD], other[:_HEAD]) and _equal_bytes(data[_HEAD:], other[_HEAD:])
 
 
 def _scratch_buffer() -> Bytes:
