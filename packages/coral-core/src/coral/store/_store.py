@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar, get_args
 
 from coral._fork import renewed_by_fork
-from coral._unreadable import is_unreadable
 from coral.errors import ConfigError, CorruptObject, MissingObject, StorageError
 from coral.filesystem import FileSystem, ReadFile
 from coral.objects import Commit, Note, decode_commit
@@ -128,18 +127,13 @@ class Store:
         """Sync every pack that was written without: something durable is about to name what lies in them."""
         if not self.durable:
             return
-        packs = {}
+        packs = []
         for file in self.fs.list("packs"):
             name = file.removesuffix(".pack")
             if name not in self._synced:
                 with suppress(CorruptObject, FileNotFoundError):  # fsck's to name
-                    try:
-                        packs[name] = bool(read_directory(self.fs, name).flags & UNSYNCED)
-                    except OSError as error:
-                        if not is_unreadable(error):
-                            raise
-                        packs[name] = True  # it may be
-        self.sync_packs(packs)
+                    packs.append(read_directory(self.fs, name))
+        self.ensure_synced(packs)
 
     @contextmanager
     def _syncing(self) -> Iterator[None]:
