@@ -18,11 +18,13 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.parser import Parser
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "typecheck", "tests"]
@@ -56,6 +58,7 @@ TESTED_WITH = {
 PYTEST = ["pytest", "pytest-xdist"]
 SIDE_BY_SIDE = ["-n=2", "--dist=worksteal"]  # what `tests` adds to pytest; -n=0 after -- undoes it
 EVERYTHING = list(CLOSURE)
+TESTS = ["tests", *(f"packages/{name}/tests" for name in EVERYTHING)]
 ADAPTERS = ["coral-lightning", "coral-hf"]  # of frameworks that have several versions in use
 EXAMPLES = {"lightning": "lightning_text", "transformers": "trainer_text"}
 AZURITE = "azurite@3.37.0"
@@ -181,12 +184,17 @@ def nightly(session: nox.Session) -> None:
     """Run the torture at ten times its size, the properties on many more examples, and the tests that take long."""
     tested_with = [each for some in TESTED_WITH.values() for each in some]
     install(session, EVERYTHING, *PYTEST, "hypothesis", "s3fs", "moto[server]", *tested_with)
-    script(session, "tests/torture/run.py", "--nightly")
-    script(session, "tests/fuzz/parsers.py", "--runs", "1000000", "--seed", str(datetime.now(UTC).toordinal()))
-    session.run("pytest", *SIDE_BY_SIDE, "tests/properties", "--hypothesis-profile=nightly", *session.posargs)
     session.notify("stores", posargs=["-m", ""])
-    for folder in ("tests", *(f"packages/{name}/tests" for name in EVERYTHING)):
-        session.run("pytest", *SIDE_BY_SIDE, folder, "-m=nightly", *session.posargs)
+    runs, seed = "1000000", str(datetime.now(UTC).toordinal())
+    side_by_side = functools.partial(session.run, "pytest", *SIDE_BY_SIDE, *session.posargs)
+    parts = [
+        functools.partial(script, session, "tests/torture/run.py", "--nightly"),
+        functools.partial(script, session, "tests/fuzz/parsers.py", "--runs", runs, "--seed", seed),
+        functools.partial(side_by_side, "tests/properties", "--hypothesis-profile=nightly"),
+        *(functools.partial(side_by_side, tests, "-m=nightly") for tests in TESTS),
+    ]
+    if failed := [part for part in parts if not succeeds(part)]:  # all of them are run: a night is long
+        session.error(f"{len(failed)} of {len(parts)} parts failed: see above")
 
 
 # What they share
@@ -218,6 +226,15 @@ def npm(session: nox.Session, package: str) -> Path:
     options = ("--silent", "--no-audit", "--no-fund", "--prefix", str(where))
     session.run_install("python", "-c", code, "install", *options, package)
     return where / "node_modules"
+
+
+def succeeds(part: Callable[[], object]) -> bool:
+    """Whether a part of a session ends well."""
+    try:
+        part()
+    except CommandFailed:
+        return False
+    return True
 
 
 def script(session: nox.Session, path: str, *arguments: str) -> None:
