@@ -168,8 +168,8 @@ def _finder(store: Store, copies: Copies) -> Callable[[str], Chain | None] | Non
     """Finds a copy by its id, as long as not too many packs are open; None where there is nothing to find."""
 
     def find(id: str) -> Chain | None:
+        stored = copies.known(id) if len(copies) < _MAX_OPEN else None
         try:
-            stored = copies.known(id) if len(copies) < _MAX_OPEN else None
             return copies.chain(stored) if stored else None
         except CoralError:  # a difference whose base is gone
             return None

@@ -173,14 +173,16 @@ def _hash(
 def _same(data: Bytes, at: int, copy: Stored) -> bool:
     """Whether a block's bytes, from `at` on, are those of the copy. Mapped block by block: little is resident."""
     offset = copy.entry.offset + at
+    parts = slice(None, _HEAD), slice(_HEAD, None)
     try:
-        other = copy.file.region(offset, data.size) if data.size >= MAPPED else None
-        if other is None:
-            other = _scratch_buffer()[: data.size]
-            copy.file.read_into(other, offset)
-        return all(_equal_bytes(data[part], fault_in(other[part])) for part in (slice(None, _HEAD), slice(_HEAD, None)))
+        mapped = copy.file.region(offset, data.size) if data.size >= MAPPED else None
+        if mapped is not None:
+            return all(_equal_bytes(data[part], fault_in(mapped[part])) for part in parts)
+        other = _scratch_buffer()[: data.size]
+        copy.file.read_into(other, offset)
     except (OSError, EOFError):
         return False
+    return all(_equal_bytes(data[part], other[part]) for part in parts)
 
 
 def _scratch_buffer() -> Bytes:
