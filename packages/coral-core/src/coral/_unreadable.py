@@ -1,12 +1,10 @@
-"""What a disk cannot read: told from all else that the system refuses, and left out where something else will do."""
+"""What a disk cannot read: told from all else that the system refuses."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-__all__ = ["is_unreadable", "unreadable_left_out"]
+__all__ = ["is_unreadable"]
 
 _UNREADABLE = {
     getattr(errno, name)
@@ -19,13 +17,3 @@ _UNREADABLE = {
 def is_unreadable(error: OSError) -> bool:
     """Whether bytes cannot be read, and what is around them can; all else that the system refuses is no such thing."""
     return error.errno in _UNREADABLE
-
-
-@contextmanager
-def unreadable_left_out() -> Iterator[None]:
-    """Go on without what cannot be read."""
-    try:
-        yield
-    except OSError as error:
-        if not is_unreadable(error):
-            raise

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from coral._digest import sha256
 from coral._fork import renewed_by_fork
-from coral._unreadable import is_unreadable, unreadable_left_out
+from coral._unreadable import is_unreadable
 from coral.errors import CorruptObject
 from coral.filesystem import FileSystem
 from coral.store._files import temporary
@@ -224,9 +224,12 @@ class Index:
         if names == self._segments.keys():
             return False
         for name in names - self._segments.keys():
-            # it is only derived: its packs count as uncovered then
-            with unreadable_left_out(), suppress(CorruptObject, FileNotFoundError):
-                self._segments[name] = read_segment(self._fs, name)
+            try:
+                with suppress(CorruptObject, FileNotFoundError):  # only derived: its packs count as uncovered then
+                    self._segments[name] = read_segment(self._fs, name)
+            except OSError as error:
+                if not is_unreadable(error):
+                    raise
         for name in self._segments.keys() - names:
             del self._segments[name]
         self._covered = {pack for segment in self._segments.values() for pack in segment.packs}
