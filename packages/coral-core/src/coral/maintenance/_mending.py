@@ -8,12 +8,13 @@ nothing leads to, then, get branches named `lost-found/<id>`, so that they are n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 from coral.errors import Conflict, CoralError, CorruptObject
 from coral.maintenance._fsck import Examined
+from coral.maintenance._gathering import Gathered
 from coral.maintenance._quarantine import Quarantine
 from coral.objects import decode_commit, is_id
 from coral.store import Store, _refs
@@ -28,16 +29,13 @@ _BRANCH = re.compile(rb'"value":"(refs/heads/[^"]{1,300})"')
 _WHY = "fsck: in the place of an entry that was damaged"
 _MOST = 1 << 20  # entries of a log that are made up for
 
-Tips = Callable[[str], Iterator[Mapping[str, str]]]
-Fetch = Callable[[str, Examined], bool]
-
 
 def mend_refs(
-    store: Store, quarantine: Quarantine, examined: Examined, paths: Iterable[str], tips: Tips, fetch: Fetch
+    store: Store, quarantine: Quarantine, examined: Examined, paths: Iterable[str], gathered: Gathered
 ) -> list[str]:
-    """Mend the refs that damaged paths are of; what was done. `fetch` makes sure of a commit, `tips` asks remotes."""
+    """Mend the refs that damaged paths are of; what was done. What is lost is looked for among what is `gathered`."""
     folders = dict.fromkeys(_folder_of(path) for path in paths)
-    work = _Mending(store, quarantine, examined, tips, fetch)
+    work = _Mending(store, quarantine, examined, gathered)
     work.gather(folders)
     for folder in folders:
         work.mend(folder)
@@ -53,13 +51,12 @@ def _folder_of(path: str) -> str:
 
 
 class _Mending:
-    def __init__(self, store: Store, quarantine: Quarantine, examined: Examined, tips: Tips, fetch: Fetch) -> None:
+    def __init__(self, store: Store, quarantine: Quarantine, examined: Examined, gathered: Gathered) -> None:
         self._store = store
         self._fs = store.fs
         self._quarantine = quarantine
         self._examined = examined
-        self._tips = tips
-        self._fetch = fetch
+        self._gathered = gathered
         self._displaced: dict[tuple[str, int], RefEntry] = {}  # whole entries that lie where others should
         self.done: list[str] = []
 
@@ -161,7 +158,7 @@ class _Mending:
             return None
         kind, branch = folder.split("/")[1], folder.startswith("refs/heads/")
         for value in self._candidates(folder, kind, last, raw):
-            if self._fetch(value, self._examined) and not (branch and last and not self._follows(value, last)):
+            if self._fetch(value) and not (branch and last and not self._follows(value, last)):
                 return value
         return last
 
@@ -174,8 +171,11 @@ class _Mending:
         after = self._parents(newer.value)[:1] if newer and newer.value and folder != _refs.HEAD else ()
         return next((id for id in after if before is None or self._follows(id, before)), before)
 
+    def _fetch(self, id: str) -> bool:
+        return self._gathered.fetch(id, self._examined)
+
     def _is_here(self, id: str) -> bool:
-        return id in self._examined.found.commits or self._fetch(id, self._examined)
+        return id in self._examined.found.commits or self._fetch(id)
 
     def _said(self, folder: str, raw: bytes) -> str | None:
         """What is left of a damaged entry says that it named; None where it is another ref's."""
@@ -198,7 +198,7 @@ class _Mending:
         loose = [id for id in loose if last is None or (id != last and self._follows(id, last))]
         loose = loose if len(loose) == 1 else []  # which of several it was is not known
         there = list(self._elsewhere(folder, kind))
-        if any(self._fetch(value, self._examined) and self._follows(id, value) for value in there for id in loose):
+        if any(self._fetch(value) and self._follows(id, value) for value in there for id in loose):
             yield from loose  # it was here that the branch went on
         yield from there
         yield from loose
@@ -206,7 +206,7 @@ class _Mending:
     def _elsewhere(self, folder: str, kind: str) -> Iterator[str]:
         """What the same ref of other copies names."""
         for name in _refs.components([folder.split("/")[2]]):
-            for tips in self._tips("heads" if kind == "remotes" else kind):
+            for tips in self._gathered.tips("heads" if kind == "remotes" else kind):
                 if value := tips.get(name.partition("/")[2] if kind == "remotes" else name):
                     yield value
 
@@ -224,10 +224,10 @@ class _Mending:
                 if not newest.value.startswith("refs/heads/"):
                     self._store.move_ref(folder, self._any_branch(), after=newest, why="fsck: it named no branch")
                 return
-            if folder.startswith("refs/tags/") or self._fetch(newest.value, self._examined):
+            if folder.startswith("refs/tags/") or self._fetch(newest.value):
                 return
             earlier = (entry.value for entry in _refs.history(self._fs, folder) if isinstance(entry, RefEntry))
-            value = next((id for id in earlier if id and self._fetch(id, self._examined)), None)
+            value = next((id for id in earlier if id and self._fetch(id)), None)
             self._store.move_ref(folder, value, after=newest, why=f"fsck: {newest.value} is lost")
             self.done.append(f"{folder}: moved back from {newest.value}, which is lost, to {value}")
 

@@ -15,52 +15,33 @@ the disk cannot read now may be whole later: it stays where it is, and so do the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from coral import _json
-from coral.errors import CoralError, CorruptObject, MissingExtra, NewerFormat
-from coral.filesystem import FileSystem, ReadFile
+from coral.errors import CorruptObject, NewerFormat
+from coral.filesystem import FileSystem
 from coral.maintenance._fsck import Examined, examine
+from coral.maintenance._gathering import Gathered, Source
 from coral.maintenance._mending import mend_refs
-from coral.maintenance._quarantine import Quarantine, quarantined_packs
+from coral.maintenance._quarantine import Quarantine
 from coral.maintenance._report import FsckReport, Problem
-from coral.maintenance._salvage import find_directory, is_intact
+from coral.maintenance._salvage import is_intact
 from coral.maintenance._scrubbing import unreadable_in
 from coral.maintenance._trash import Trash
-from coral.objects import Note, State, decode_commit, decode_tree
+from coral.objects import Note, decode_tree
 from coral.store import Operation, Store, intent, intents
 from coral.store._files import LIMIT, make_folder, put_if_absent, seal, unseal
 from coral.store._format import FOLDERS, FORMAT
-from coral.store._pack import Directory, Entry, directory_of, pieces
-from coral.store._pack_writer import PackWriter
-from coral.store._partial import made_here, partial_content, partial_names
+from coral.store._pack import directory_of
+from coral.store._partial import made_here, partial_content
 
-__all__ = ["Source", "repair", "restore_format"]
+__all__ = ["repair", "restore_format"]
 
 _log = logging.getLogger("coral")
 
 _ROUNDS = 8
 _NAMED = 8  # files that an action names
-
-
-class Source(Protocol):
-    """Another copy of the repository. What it gives has been checked; CoralError where it cannot be asked."""
-
-    url: str
-
-    def bring(self, operation: Operation, ids: Iterable[str], have: Examined) -> set[str]:
-        """Bring objects here, of those that it has whole; their ids, and those of what they are differences from."""
-        ...
-
-    def tips(self, kind: str) -> Mapping[str, str]:
-        """The commits that its refs of a kind ("heads", "tags") name."""
-        ...
-
-    def small(self, path: str) -> bytes:
-        """A small file that never changes. FileNotFoundError where there is none."""
-        ...
 
 
 def repair(store: Store, sources: Sequence[Source] = ()) -> FsckReport:
@@ -117,15 +98,13 @@ class _Repair:
         self._store = store
         self._fs = store.fs
         self._operation = operation
-        self._sources = list(sources)
         self.quarantine = Quarantine(store.fs)
         self.actions: list[str] = []
-        self._came: set[str] = set()
-        self._differences: set[str] = set()  # that were rescued: of use only with their bases
+        self._gathered = Gathered(store, operation, sources, self.actions)
 
     def round(self, examined: Examined) -> bool:
         """Mend what can be mended of what was found; whether something came, which what is left has to wait for."""
-        unreadable, before = unreadable_in(self._store), self._came | self._differences
+        unreadable, before = unreadable_in(self._store), len(self._gathered)
         # an index is only derived, and goes in any case
         problems = [p for p in examined.report.problems if p.path not in unreadable or p.path.startswith("index/")]
         if any(problem.path == "format" for problem in problems) and restore_format(self._fs):
@@ -137,16 +116,16 @@ class _Repair:
         self._store.index.refresh()
         self._store.index.cover()
         lost = [p.object for p in examined.report.problems if p.object and not examined.found.has(p.object)]
-        self._bring(lost, examined)
+        self._gathered.bring(lost, examined)
         blind = any(not path.startswith("index/") for path in unreadable)  # nobody can tell what is lost
         if any(problem.path == "partial" for problem in problems) and not blind:
             self._mend_partial(examined)
-        if self._came | self._differences != before:  # notes and refs, once it is known what has come
+        if len(self._gathered) != before:  # notes and refs, once it is known what has come
             return True
         self._mend_notes(problems, examined)
         damaged = [p.path for p in problems if p.path.startswith("refs/")]
         if damaged and not blind:
-            self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._tips, self._fetch)
+            self.actions += mend_refs(self._store, self.quarantine, examined, damaged, self._gathered)
         return False
 
     # -- packs ------------------------------------------------------------------------------------------------------
@@ -168,7 +147,7 @@ class _Repair:
                 with suppress(FileNotFoundError):
                     if path not in unreadable_in(self._store):
                         self.quarantine.take(path)
-        written = {name for path, second in kept.items() if (name := self._rescue(second, _name_of(path)))}
+        written = {name for path, second in kept.items() if (name := self._gathered.rescue(second, _name_of(path)))}
         for path, second in kept.items():
             if second in unreadable_in(self._store):
                 continue
@@ -198,36 +177,6 @@ class _Repair:
         finally:
             file.close()
 
-    def _rescue(self, path: str, name: str, wanted: Callable[[Entry], bool] | None = None) -> str | None:
-        """Write what is whole in a damaged pack, and wanted, into a new one; that one's name, if any."""
-        try:
-            file = self._fs.open(path)
-        except CorruptObject:
-            return None
-        try:
-            directory = find_directory(file, name)
-            entries = [] if directory is None else [*_intact(directory, file, wanted)]
-            if directory is None or not entries:
-                return None
-
-            def fill(writer: PackWriter) -> None:
-                for entry in entries:
-                    if entry.id not in writer:
-                        writer.add_stored(entry, pieces(file, entry))
-
-            _, made = self._store.write_pack(fill, self._operation, durable=True)
-        except (NewerFormat, EOFError):
-            return None
-        except CorruptObject as error:  # it was whole a moment ago
-            self.actions.append(f"{path}: nothing could be written anew: {error}")
-            return None
-        finally:
-            file.close()
-        self.actions.append(f"{path}: {len(entries)} of {len(directory)} objects are whole, and were written anew")
-        self._came |= {entry.id for entry in entries if entry.base is None}
-        self._differences |= {entry.id for entry in entries if entry.base is not None}
-        return made.name
-
     def _put_back(self, examined: Examined) -> None:
         """Give packs that an interrupted collection left in the trash their names back, as the next one would."""
         folders = self._fs.list("trash")  # before the intents: each has one before it has a folder
@@ -240,103 +189,6 @@ class _Repair:
                 if packs and not examined.report.ok:
                     trash.put_back(packs)
                     self.actions.append(f"trash/{name}: {len(packs)} packs put back")
-
-    # -- from elsewhere ---------------------------------------------------------------------------------------------
-
-    def _bring(self, ids: Iterable[str], examined: Examined) -> None:
-        """Look for what is lost, and then for what that leads to and is lost, too."""
-        wanted = {id for id in ids if not self._has(id, examined)}
-        while wanted:
-            self._from_quarantine(wanted, examined)
-            for source in list(self._sources):
-                if left := {id for id in wanted if not self._has(id, examined)}:
-                    try:
-                        came = source.bring(self._operation, left, examined)
-                    except CoralError as error:
-                        self._refuse(source, error)
-                        continue
-                    self._came |= came
-                    if came:
-                        self.actions.append(f"{source.url}: {len(came)} objects restored")
-            new = [id for id in wanted if self._has(id, examined)]
-            wanted = {id for each in new for id in self._leads_to(each, examined) if not self._has(id, examined)}
-
-    def _from_quarantine(self, wanted: set[str], examined: Examined) -> None:
-        def lacks(entry: Entry) -> bool:
-            if entry.id not in left or (
-                entry.base and entry.base not in wanted and not self._has(entry.base, examined)
-            ):
-                return False
-            with self._store.copies() as copies:
-                return not any(
-                    (stored.entry.codec, stored.entry.base) == (entry.codec, entry.base) and is_intact(*stored)
-                    for stored in copies.all(entry.id)
-                )
-
-        for path, name in [*quarantined_packs(self._fs)]:
-            if left := {id for id in wanted if not self._has(id, examined)}:
-                with suppress(FileNotFoundError):
-                    self._rescue(path, name, lacks)
-
-    def _has(self, id: str, examined: Examined) -> bool:
-        if id in self._differences - self._came and self._opens(id):
-            self._came.add(id)
-        return id in self._came or examined.found.has(id)
-
-    def _opens(self, id: str) -> bool:
-        """Whether some copy of a tensor, with what it is a difference from, gives what was stored."""
-        with self._store.copies() as copies, suppress(MissingExtra):
-            for chain in copies.chains(id):
-                with suppress(CorruptObject, EOFError, OSError):
-                    chain.verify()
-                    return True
-        return False
-
-    def _leads_to(self, id: str, examined: Examined) -> Iterator[str]:
-        """What an object that came names."""
-        with self._store.copies() as copies:
-            stored = copies.known(id) or next(copies.all(id), None)
-        kind = stored.entry.kind if stored else "tensor"
-        if kind == "tensor":
-            return
-        data = self._store.read_object(kind, id)
-        if kind == "commit":
-            commit = decode_commit(data, id)
-            yield from commit.parents
-            if id not in examined.found.pruned:
-                yield commit.tree
-                yield from [commit.state] if commit.state else []
-                yield from examined.found.later.get(id, ())
-        elif not self._partial():
-            tree = decode_tree(data, kind) if kind == "tree" else State.decode(data, kind).tensors
-            yield from (entry.id for entry in tree.values())
-
-    def _partial(self) -> bool:
-        try:
-            return partial_names(self._fs) is not None
-        except CorruptObject:
-            return True
-
-    def _fetch(self, id: str, examined: Examined) -> bool:
-        """Make sure of a commit; whether it is here."""
-        self._bring([id], examined)
-        try:
-            self._store.read_object("commit", id)
-        except CorruptObject:
-            return False
-        return True
-
-    def _tips(self, kind: str) -> Iterator[Mapping[str, str]]:
-        for source in list(self._sources):
-            try:
-                yield source.tips(kind)
-            except CoralError as error:
-                self._refuse(source, error)
-
-    def _refuse(self, source: Source, error: CoralError) -> None:
-        """Ask a source no more."""
-        self.actions.append(f"{source.url} could not be asked: {error}")
-        self._sources.remove(source)
 
     # -- small files ------------------------------------------------------------------------------------------------
 
@@ -365,7 +217,7 @@ class _Repair:
     def _mend_notes(self, problems: list[Problem], examined: Examined) -> None:
         for path in [p.path for p in problems if p.path.startswith("notes/")]:
             commit = path.split("/")[1]
-            content = self._note_elsewhere(path, commit)
+            content = self._gathered.note(path, commit)
             if content is not None:
                 self.quarantine.replace(path, content)
                 self.actions.append(f"{path}: restored")
@@ -387,28 +239,6 @@ class _Repair:
         as_prune_says = f'{{"commit":"{commit}","pruned":true,'.encode() in said
         return b'"local":true' in said or (not as_prune_says and bool(self._fs.list("remotes")))
 
-    def _note_elsewhere(self, path: str, commit: str) -> bytes | None:
-        for source in list(self._sources):
-            try:
-                content = source.small(path)
-                Note.decode(unseal(content, path), commit, path)
-                return content
-            except FileNotFoundError:
-                continue
-            except CorruptObject:
-                continue
-            except CoralError as error:
-                self._refuse(source, error)
-        return None
-
 
 def _name_of(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".pack")
-
-
-def _intact(directory: Directory, file: ReadFile, wanted: Callable[[Entry], bool] | None) -> Iterator[Entry]:
-    for number in range(len(directory)):
-        with suppress(CorruptObject):
-            entry = directory.checked(number)
-            if (wanted is None or wanted(entry)) and is_intact(directory, file, entry):
-                yield entry

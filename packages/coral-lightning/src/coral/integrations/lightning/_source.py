@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coral.errors import UnsupportedValue
@@ -21,6 +21,8 @@ from coral.training import CheckpointConfig, Snapshot
 __all__ = ["TrainerSource"]
 
 _log = logging.getLogger("coral")
+
+_NAMED = 3  # parameters that a reason names
 
 
 class TrainerSource:
@@ -40,6 +42,7 @@ class TrainerSource:
         self._position: Position | None = None
         self._started: object = None  # what random numbers were like when our hook of the training's start was over
         self._start_draws = False  # whether some were drawn between that and the first batch
+        self._trains: frozenset[str] | None = None  # the parameters that were to be trained when training began
         self._dumped: dict[str, Any] = {}
         self._buffers = TensorBuffers()
         self._told: set[str] = set()
@@ -57,6 +60,7 @@ class TrainerSource:
         """Training begins with an epoch; with a batch, where it goes on within one."""
         if self._started is not None:
             self._start_draws, self._started = self._started != fingerprint(), None
+            self._trains = _trained(self._trainer.lightning_module)
 
     # The position, taken at the event
 
@@ -142,6 +146,12 @@ class TrainerSource:
         why = [*self._position.why] if self._position is not None else []
         if self._position is not None and self._position.within_epoch and self._start_draws:
             why.append("it was saved within an epoch, and what happens before the first batch draws random numbers")
+        if self._trains is not None and (turned := self._trains ^ _trained(self._trainer.lightning_module)):
+            some = ", ".join(sorted(turned)[:_NAMED]) + (", ..." if len(turned) > _NAMED else "")
+            why.append(
+                f"{len(turned)} parameters ({some}) were frozen or unfrozen since training began, and a run that goes "
+                "on has them as it begins itself"
+            )
         if self._trainer.reload_dataloaders_every_n_epochs:
             why.append("data loaders are made anew as it goes on (reload_dataloaders_every_n_epochs), and draw then")
         if self.interrupted and (self.begun or self.evaluating or not self.between):
@@ -155,6 +165,11 @@ class TrainerSource:
         if not self._random:
             why.append("the state of the random number generators was not saved")
         return why
+
+
+def _trained(module: nn.Module) -> frozenset[str]:
+    """The names of the parameters that are not frozen."""
+    return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
 def _sums_in_another_order(trainer: Any) -> bool:
