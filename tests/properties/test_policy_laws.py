@@ -406,13 +406,16 @@ def test_a_state_rebuilt_at_a_boundary_is_the_state(
 
 
 @laws
-@given(configs(), schedules(), st.integers(0, 3))
+@given(configs(), schedules(), st.integers(0, 3), st.none() | st.integers(0, 99))
 def test_a_save_inside_an_update_is_never_the_best_and_has_no_score(
-    config: CheckpointConfig, schedule: Schedule, delay: int
+    config: CheckpointConfig, schedule: Schedule, delay: int, seed: int | None
 ) -> None:
+    """Whether the events of its step come after it, or in one call with it, in any order."""
     run = Run(config, delay).play(schedule[:-1])
     step = schedule[-1][0].step
-    run.play([[Interrupted(step, "exception", mid_step=True)], schedule[-1]]).finish()
+    interrupt = Interrupted(step, "exception", mid_step=True)
+    last = [[interrupt], schedule[-1]] if seed is None else shuffled([[*schedule[-1], interrupt]], seed)
+    run.play(last).finish()
     assert run.asked.get(step) == (frozenset({"exception"}) if config.save_on_interrupt else None)
     assert run.state.best is None or run.state.best.step != step
     assert all(kept.score is None for kept in run.state.kept if kept.step == step)

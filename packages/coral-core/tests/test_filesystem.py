@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +34,29 @@ def content(tmp_path: Path) -> np.ndarray:
     data = np.random.default_rng(0).integers(0, 256, 5 * PAGE + 100, np.uint8)
     (tmp_path / "file").write_bytes(data.tobytes())
     return data
+
+
+@pytest.mark.parametrize("refuses", [None, errno.ENOTSUP, errno.EIO])
+def test_on_macos_a_sync_reaches_the_platter(
+    disk: LocalFileSystem, monkeypatch: pytest.MonkeyPatch, refuses: int | None
+) -> None:
+    """Files and folders: fsync stops at the drive's cache there. Filesystems that do not know better have that."""
+    full, plain = [], []
+
+    def fcntl(fd: int, command: int) -> None:
+        if refuses is not None:
+            raise OSError(refuses, os.strerror(refuses))
+        full.append(command)
+
+    monkeypatch.setitem(sys.modules, "fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=fcntl))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "fsync", plain.append)
+    file = disk.create("a")
+    for sync in (file.fsync, partial(disk.fsync_dir, "")):
+        with pytest.raises(OSError, match="Input/output") if refuses == errno.EIO else nullcontext():
+            sync()
+    file.close()
+    assert (len(full), len(plain)) == {None: (2, 0), errno.ENOTSUP: (0, 2), errno.EIO: (0, 0)}[refuses]
 
 
 def test_create_write_read(disk: LocalFileSystem) -> None:

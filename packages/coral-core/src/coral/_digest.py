@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from coral._handing import hand
 
 BLOCK = 1 << 20
 """Bytes in a hash or check block."""
@@ -104,22 +106,14 @@ def object_id(kind: str, payload: bytes) -> str:
 
 
 class Threads:
-    """The threads that hash and check blocks. While the interpreter shuts down they are gone: the caller works then."""
+    """The threads that hash and check blocks. Where there are none the caller works."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(threads(), thread_name_prefix="coral")
 
     def submit(self, work: Callable[[_A], _B], item: _A) -> Future[_B]:
         """Have `work(item)` done."""
-        try:
-            return self._executor.submit(work, item)
-        except RuntimeError:  # "cannot schedule new futures after interpreter shutdown"
-            done: Future[_B] = Future()
-            try:
-                done.set_result(work(item))
-            except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
-                done.set_exception(error)
-            return done
+        return hand(self._executor, partial(work, item))
 
     def map(self, work: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         """What `work` makes of the items, in their order, some ahead of what has been taken."""

@@ -22,7 +22,7 @@ from coral._digest import Bytes
 from coral._fork import renewed_by_fork
 from coral.errors import CorruptObject
 
-__all__ = ["LocalReadFile", "LocalWriteFile", "fault_in"]
+__all__ = ["LocalReadFile", "LocalWriteFile", "fault_in", "sync"]
 
 _POPULATE_READ = 22  # madvise(2)
 
@@ -44,17 +44,26 @@ class LocalWriteFile:
                 left[0] = left[0][done:]
 
     def fsync(self) -> None:
-        if sys.platform == "darwin":
-            import fcntl
-
-            fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)  # fsync there stops at the drive's cache
-        else:
-            os.fsync(self._fd)
+        sync(self._fd)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def sync(fd: int) -> None:
+    """Make a file or a folder durable; on macOS fsync stops at the drive's cache."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL):  # of filesystems that do not know it
+                raise
+    os.fsync(fd)
 
 
 class LocalReadFile:

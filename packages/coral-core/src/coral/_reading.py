@@ -23,9 +23,9 @@ class Reading(Naming):
         """The id of the commit that `ref` means: a branch, a tag, HEAD, 6 or more digits of an id, `best`, `last`,
         `step:500`.
 
-        The last three mean the newest run on HEAD's branch, or on the one named as in `experiment@best` or
-        `origin/main@best`. `~2` behind any of them goes two parents back. Raises UnknownRef (with near names) or
-        AmbiguousRef.
+        The last three mean HEAD's branch, or the one named as in `experiment@best` or `origin/main@best`: `last` its
+        newest commit, the others those of the newest run there. `~2` behind any of them goes two parents back. Raises
+        UnknownRef (with near names) or AmbiguousRef.
         """
         with self._doing(f"resolving {ref}"):
             return _resolve.resolve(self._store, ref)

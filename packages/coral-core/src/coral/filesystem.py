@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from coral._digest import Bytes
-from coral._local_files import LocalReadFile, LocalWriteFile
+from coral._local_files import LocalReadFile, LocalWriteFile, sync
 from coral.errors import ConfigError, CorruptObject
 
 __all__ = ["FileStat", "FileSystem", "LocalFileSystem", "Origin", "ReadFile", "WriteFile"]
@@ -230,7 +230,7 @@ class LocalFileSystem:
             return
         fd = os.open(self._at(path), os.O_RDONLY)
         try:
-            os.fsync(fd)
+            sync(fd)
         finally:
             os.close(fd)
 
@@ -244,7 +244,7 @@ class LocalFileSystem:
             path.mkdir(exist_ok=True)
             fd = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(fd)
+                sync(fd)
             finally:
                 os.close(fd)
 

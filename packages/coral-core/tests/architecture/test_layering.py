@@ -14,7 +14,7 @@ import coral
 SOURCE = Path(coral.errors.__file__).parent
 
 FLOORS = [
-    {"coral._version", "coral._fork", "coral._process", "coral._unreadable", "coral.errors",
+    {"coral._version", "coral._fork", "coral._handing", "coral._process", "coral._unreadable", "coral.errors",
      "coral.training._events"},
     {"coral._digest", "coral._json", "coral.training._config"},
     {"coral._local_files"},

@@ -119,7 +119,7 @@ def test_pruned_commits_keep_their_record_and_refuse_to_load(repo, source):
 
 def test_tagged_by_hand_and_other_branches_are_never_pruned_but_the_runs_own_tag_does_not_hold(repo, source):
     options = config(save_every_n_steps=1, keep_last_n_checkpoints=1, save_on_best_metric="loss")
-    with CheckpointManager(repo, options, source, experiment="my experiment!") as manager:
+    with CheckpointManager(repo, options, source, experiment="my-experiment") as manager:
         train(manager, source, 0, 1)
         manager.emit(Evaluated(1, {"loss": 5.0}))
         train(manager, source, 1, 2)

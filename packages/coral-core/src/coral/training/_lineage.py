@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
-from coral.errors import storage_errors
+from coral.errors import ReadOnly, storage_errors
 from coral.filesystem import FileSystem
 from coral.store import intent
 
@@ -17,7 +17,8 @@ _log = logging.getLogger("coral")
 class Lineage:
     """A run, and where it comes from: a new one each time that it goes on from a checkpoint.
 
-    `commits` has those of its steps, and those it took over from what it goes on from. `previous` is the newest.
+    `commits` has those of its steps, and those it took over from what it goes on from, but for those that others hold
+    too. `previous` is the newest.
     """
 
     def __init__(self, fs: FileSystem) -> None:
@@ -25,23 +26,27 @@ class Lineage:
         self.previous: str | None = None
         self.resumed_from: str | None = None
         self.commits: dict[int, str] = {}
+        self._shared: Mapping[int, str] = {}  # those that others hold
         self._fs = fs
         self._held = ExitStack()  # the intent that keeps what it goes on from
         self._closed = False
         self._inexact = ""  # until it goes on
 
-    def resume(self, commit: str, commits: Mapping[int, str], inexact: str) -> None:
+    def resume(self, commit: str, commits: Mapping[int, str], shared: Mapping[int, str], inexact: str) -> None:
         """Be a new run that goes on from a commit, with these commits of steps; `inexact` says why not exactly there.
 
-        From now on nobody prunes that commit. Who comes back after `close` may only look: then it is held once
-        training goes on.
+        From now on nobody prunes that commit. Who comes back after `close`, or cannot write, may only look: then it is
+        held once training goes on.
         """
         self._held.close()
         self.run = os.urandom(8).hex()
         self.previous = self.resumed_from = commit
-        self.commits = dict(commits)
+        self.commits, self._shared = dict(commits), shared
         if not self._closed:
-            self._hold()
+            try:
+                self._hold()
+            except ReadOnly:
+                self._closed = True
         self._inexact = inexact
 
     def go_on(self, experiment: str) -> None:
@@ -62,6 +67,10 @@ class Lineage:
     def saved(self, step: int, commit: str) -> None:
         """A step has a commit."""
         self.commits[step] = self.previous = commit
+
+    def of(self, step: int) -> str | None:
+        """The commit of a step, whoever else holds it."""
+        return self.commits.get(step) or self._shared.get(step)
 
     def drop(self, steps: Iterable[int]) -> list[tuple[int, str]]:
         """The commits of steps that are about to be pruned: they are this run's no longer."""

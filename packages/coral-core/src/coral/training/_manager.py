@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -92,7 +93,7 @@ class CheckpointManager:
         self._pushing = Pushing(self.repo, push_to, self.branch, prune=self.config.prune_remote)
         self._lineage = Lineage(self.repo.store.fs)
         self.policy = CheckpointPolicy(self.config)
-        self.state = PolicyState()
+        self.state = self._before = PolicyState()
         self._missing_metric = MissingMetric(self.policy, experiment)
         self.stop_reason: str | None = None
         self.on_saved: list[Callable[[int, str], None]] = []
@@ -126,7 +127,7 @@ class CheckpointManager:
         if any(isinstance(action, Save) or _recaptures(action, events) for action in actions):
             self._collect(wait=True)  # an interrupt of this wait leaves the step as if it had not come
             state, actions = self.policy.advance(self.state, *events)
-        self.state = state
+        self._before, self.state = self.state, state
         self._outside.answer(state)
         self._run(actions, events)
         self._missing_metric.look(self.state)
@@ -172,12 +173,10 @@ class CheckpointManager:
     # -- saving -----------------------------------------------------------------------------------------------------
 
     def _save(self, action: Save, events: tuple[Event, ...]) -> None:
-        try:
-            last = any(isinstance(event, TrainEnd) for event in events)
-            snapshot, copied = self._capture.take(action.step, last=last)
-        except Exception as error:  # noqa: BLE001 - reported at the next event
-            self._fail(action.step, error)
+        taken = self._take(action.step, last=any(isinstance(event, TrainEnd) for event in events))
+        if taken is None:
             return
+        snapshot, copied = taken
         mid_step = any(isinstance(event, Interrupted) and event.mid_step for event in events)
         if mid_step:
             snapshot = replace(snapshot, exact=False, why="interrupted inside optimizer.step()")
@@ -186,6 +185,7 @@ class CheckpointManager:
         if self.config.check_disk:
             self._disk.begin(self._capture.nbytes, self.experiment, held=len(self._lineage.commits))
             work = partial(self._disk.save, work, spare(self.policy, self.state, action.step, self._lineage.commits))
+        work = partial(self._writer.said, action.step, work)
         saved = self._queue.save(action.step, work, here=False) if copied else self._in_place(action.step, work)
         self._queue.do(lambda: None if saved.exception() else self._upkeep.saved(saved.result()))
         self._queue.do(lambda: None if saved.exception() else self._pushing.saved())
@@ -194,11 +194,25 @@ class CheckpointManager:
         if not copied or any(isinstance(event, Interrupted) for event in events):
             self._collect(wait=True)
 
+    def _take(self, step: int, *, last: bool = False) -> tuple[Snapshot, bool] | None:
+        """What `Capture.take` gives; None where that fails. An interrupt leaves the step as if it had not come."""
+        try:
+            return self._capture.take(step, last=last)
+        except Exception as error:  # noqa: BLE001 - reported at the next event
+            _log.error("%s: saving step %d failed: %s", self.experiment, step, error)
+            self._fail(step, error)
+            return None
+        except BaseException:
+            self._outside.requests.failed(step)
+            self.state = self._before
+            raise
+
     def _in_place(self, step: int, work: Callable[[], str]) -> Future[str]:
         """Save what is no copy: the training waits, and an interrupt ends the save before it ends anything else."""
         try:
             return self._queue.save(step, work, here=True)
         except BaseException as interrupt:
+            self._outside.requests.failed(step)
             self.state, _ = self.policy.advance(self.state, SaveFailed(step, repr(interrupt)))
             raise
 
@@ -220,34 +234,26 @@ class CheckpointManager:
 
     def _annotate(self, action: Annotate, events: tuple[Event, ...]) -> None:
         """Add to a save of this step. An epoch's end moves schedulers on: its state replaces the one saved."""
-        step, state = action.step, None
+        step, snapshot, copied = action.step, None, True
         extra: dict[str, Any] = {"kept": self.policy.current(self.state).to_json()}
-        copied = True
         if _recaptures(action, events):
-            if step not in self._lineage.commits:
-                return  # that save failed
-            try:
-                snapshot, copied = self._capture.take(step)
-            except Exception as error:  # noqa: BLE001 - reported at the next event
-                self._fail(step, error)
+            taken = self._take(step) if self._lineage.of(step) is not None else None  # that save failed
+            if taken is None:
                 return
+            snapshot, copied = taken
             record = self._record(step, snapshot)
             extra = {
                 name: record.fields()[name] for name in ("epoch", "epoch_complete", "exact", "why", "policy", "kept")
             }
-            state = snapshot.state
         before, run = self._queue.pending, self.run
 
         def work() -> None:
             if before and before.step == step:
                 id = None if before.commit.exception() else before.commit.result()
             else:
-                id = self._lineage.commits.get(step)
-            if id is None:  # the save itself failed, and says so
-                return
-            self.repo.annotate(id, metrics=action.metrics, reasons=action.reasons, state=state, training=extra)
-            if "best" in action.reasons:
-                self._writer.tag_best(id, run)
+                id = self._lineage.of(step)
+            if id is not None:  # else the save itself failed, and says so
+                self._writer.note(id, action, extra, snapshot, run)
 
         self._queue.do(work, here=not copied)
         if not copied:
@@ -316,9 +322,10 @@ class CheckpointManager:
 
     def _resume(self, commit: Commit) -> None:
         """Go on from a checkpoint as a new run, which keeps to the budgets of what it goes on from."""
-        found, resumed = TrainingState.of(commit), rebuild(self.repo, self.policy, self.branch, commit)
+        found = TrainingState.of(commit)
+        resumed = rebuild(self.repo, self.policy, self.branch, self.experiment, commit)
         inexact = "" if commit.exact else (found.why if found else "") or "no training state tells why"
-        self._lineage.resume(commit.id, resumed.commits, inexact)
+        self._lineage.resume(commit.id, resumed.commits, resumed.held, inexact)
         self.state = resumed.state
         self._at = Progress(found.step, found.epoch, found.epoch_complete) if found else Progress()
         self._at.begun = True
@@ -349,8 +356,8 @@ class CheckpointManager:
                 self.emit(TrainEnd(self._at.step))
         finally:
             self._collect(wait=True)
-        self._failures.raise_first()
         self.repo.sync()
+        self._failures.raise_first()
 
     def close(self, *, save: bool = True) -> None:
         """End the run: save its last step if that is asked for and there is anything new, and finish.
@@ -358,18 +365,21 @@ class CheckpointManager:
         Without `save`, what came since the last save is let go of. The last push is waited for; after an `Interrupted`
         for a minute at most, as something waits for the end. `restore` works afterwards, and so does training on.
         """
-        try:
+        with ExitStack() as ends:  # whichever of them fails, or is interrupted; the last comes first
+            ends.callback(self._outside.close)
+            ends.callback(self._lineage.close)
+            ends.callback(self._close_pushing)
+            ends.callback(self._upkeep.close)
+            ends.callback(self.repo.sync)
+            ends.callback(self._queue.close)
             if save:
                 self.finish()
             else:
                 self.wait()
-        finally:
-            self._queue.close()
-            self._upkeep.close()
-            patience, self._interrupted = _PATIENCE if self._interrupted else None, False
-            self._pushing.close(patience)
-            self._lineage.close()
-            self._outside.close()
+
+    def _close_pushing(self) -> None:
+        patience, self._interrupted = _PATIENCE if self._interrupted else None, False
+        self._pushing.close(patience)
 
     def __enter__(self) -> Self:
         return self

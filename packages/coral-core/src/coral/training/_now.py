@@ -92,7 +92,7 @@ def rejoin(config: CheckpointConfig, now: Now, here: Kept | None) -> Now:
 def _adrift(now: Now) -> Now:
     """The step after an interrupt inside the next update: what is saved only now is not what was judged."""
     if now.status == "idle":
-        now = replace(now, logged={**now.logged, **now.judged}, judged={})
+        now = replace(now, logged={**now.logged, **now.judged}, judged={}, reasons=frozenset(), epoch=None)
     return replace(now, adrift=True)
 
 

@@ -18,6 +18,7 @@ from coral.training._events import (
     EpochEnd,
     Evaluated,
     Event,
+    Interrupted,
     Prune,
     Save,
     Saved,
@@ -54,8 +55,9 @@ class CheckpointPolicy:
         the step goes back.
         """
         actions: list[Action] = []
-        for event in events:
-            state, asked = self._advance_one(state, event)
+        torn = _torn(state, events)
+        for number, event in enumerate(events):
+            state, asked = self._advance_one(state, event, asks=number >= torn)
             actions += asked
         return state, reduce(_merge, actions, ())
 
@@ -98,7 +100,7 @@ class CheckpointPolicy:
         )
         return replace(state, stopped=self._out_of_patience(state))  # the patience may be another one than it was
 
-    def _advance_one(self, state: PolicyState, event: Event) -> tuple[PolicyState, tuple[Action, ...]]:
+    def _advance_one(self, state: PolicyState, event: Event, *, asks: bool) -> tuple[PolicyState, tuple[Action, ...]]:
         match event:
             case Saved(step=step):
                 return self._saved(state, step)
@@ -115,8 +117,9 @@ class CheckpointPolicy:
             return _begun(state, event), ()
 
         now = observe(self.config, state.now, event)
-        now = because(now, *self._due(state, now))
-        asked = self._asked(state.now, now)
+        if asks and not now.adrift:
+            now = because(now, *self._due(state, now))
+        asked = self._asked(state.now, now) if asks else None
         regrouped = standing(now.reasons) != standing(state.now.reasons)
         if isinstance(asked, Save):
             now = replace(now, status="asked")
@@ -235,6 +238,18 @@ class CheckpointPolicy:
             return state, ()
         kept, gone = retain(self.config, state.kept, _protected(state))
         return replace(state, kept=kept), (Prune(gone),) if gone else ()
+
+
+def _torn(state: PolicyState, events: tuple[Event, ...]) -> int:
+    """Where the event stands, if any, before which nothing of its call can be saved any more.
+
+    That is an interrupt inside the next update: the weights are not those that the events before it tell of.
+    """
+    for number, event in enumerate(events):
+        if isinstance(event, Interrupted) and event.mid_step:
+            asked = state.step == event.step and state.now.status != "idle"
+            return 0 if asked else number
+    return 0
 
 
 def _begun(state: PolicyState, event: TrainBegin) -> PolicyState:

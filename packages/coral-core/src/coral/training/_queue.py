@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from coral.training._worker import Worker, done_here
+from coral._handing import done_here
+from coral.training._worker import Worker
 
 
 @dataclass(frozen=True, slots=True)

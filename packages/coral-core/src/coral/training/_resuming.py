@@ -23,10 +23,14 @@ _IN_BRANCH = re.compile(r"(best|last|step:\d+)(?![\w@/.-])")
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What a run that goes on from a checkpoint begins with: the policy's state, and the commits it may prune."""
+    """What a run that goes on from a checkpoint begins with: the policy's state, and the commits of its experiment.
+
+    `held` are those of them that other branches have too: no run on this one prunes them.
+    """
 
     state: PolicyState
     commits: Mapping[int, str]
+    held: Mapping[int, str]
 
 
 def find(repo: Repository, branch: str, experiment: str, ref: str | None, *, best: bool) -> str | None:
@@ -61,24 +65,27 @@ def _newest(repo: Repository, tip: Commit, experiment: str) -> Commit:
     return mine or tip
 
 
-def rebuild(repo: Repository, policy: CheckpointPolicy, branch: str, commit: Commit) -> Resumed:
-    """What the policy knew when the checkpoint was saved, and what has come of the checkpoints before it since."""
+def rebuild(repo: Repository, policy: CheckpointPolicy, branch: str, experiment: str, commit: Commit) -> Resumed:
+    """What the policy knew when the checkpoint was saved, and what has come of the checkpoints before it since.
+
+    Another experiment's checkpoints count for no budget, and its scores are nothing that this one has to beat.
+    """
     found = TrainingState.of(commit)
     if found is None or found.policy is None:
-        return Resumed(PolicyState(), {})
-    same = found.monitor is None or tuple(found.monitor) == monitor_of(policy)
+        return Resumed(PolicyState(), {}, {})
+    same = found.experiment == experiment and (found.monitor is None or tuple(found.monitor) == monitor_of(policy))
     elsewhere = _elsewhere(repo, branch) if has_budget(policy.config) else set()
     kept: list[Kept] = []
     commits: dict[int, str] = {}
+    held: dict[int, str] = {}
     for each in repo.chain(commit.id):
         entry = TrainingState.of(each)
-        if entry and entry.kept and not each.pruned:
+        if entry and entry.kept and entry.experiment == experiment and not each.pruned:
             known = Kept.from_json(entry.kept)
             kept.append(known if same else replace(known, score=None, reasons=known.reasons - {"best"}))
-            if each.id not in elsewhere:
-                commits.setdefault(entry.step, each.id)
+            (held if each.id in elsewhere else commits).setdefault(entry.step, each.id)
     counters = found.policy if same else _without_scores(found.policy)
-    return Resumed(policy.resume(counters, kept), commits)
+    return Resumed(policy.resume(counters, kept), commits, held)
 
 
 def monitor_of(policy: CheckpointPolicy) -> tuple[str | None, bool]:
@@ -87,7 +94,7 @@ def monitor_of(policy: CheckpointPolicy) -> tuple[str | None, bool]:
 
 
 def _without_scores(counters: Mapping[str, Any]) -> dict[str, Any]:
-    """Counters of a run that was judged by another metric: its scores say nothing of this one's."""
+    """Counters of a run that was judged by another metric, or another experiment's: its scores say nothing here."""
     state = PolicyState.from_json(counters)
     now = replace(state.now, judged={}, reasons=state.now.reasons - {"best"})
     cleared = replace(
@@ -97,6 +104,6 @@ def _without_scores(counters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _elsewhere(repo: Repository, branch: str) -> set[str]:
-    """The commits of other branches: no run on this one prunes them."""
+    """The commits of other branches."""
     others = [name for name in repo.branches() if name != branch]
     return {commit.id for name in others for commit in repo.log(f"refs/heads/{name}")}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from coral._handing import hand
+
 _T = TypeVar("_T")
 
 
@@ -21,23 +23,10 @@ class Worker:
         """Have something done after all that was submitted before."""
         if self._executor is None or self._pid != os.getpid():
             self._executor, self._pid = ThreadPoolExecutor(1, thread_name_prefix="coral-save"), os.getpid()
-        try:
-            return self._executor.submit(work)
-        except RuntimeError:  # "cannot schedule new futures after interpreter shutdown"
-            return done_here(work)
+        return hand(self._executor, work)
 
     def close(self) -> None:
         """Finish what was submitted, and end the thread; it is started anew if there is more to do."""
         executor, self._executor = self._executor, None
         if executor is not None and self._pid == os.getpid():
             executor.shutdown(wait=True)
-
-
-def done_here(work: Callable[[], _T]) -> Future[_T]:
-    """What the calling thread makes of the work. An interrupt is not caught: it ends the work, and goes on."""
-    done: Future[_T] = Future()
-    try:
-        done.set_result(work())
-    except Exception as error:  # noqa: BLE001 - raised where the result is asked for
-        done.set_exception(error)
-    return done

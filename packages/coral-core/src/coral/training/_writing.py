@@ -6,13 +6,15 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from coral.errors import RefExists
+from coral.errors import RefExists, UnsafeInput
 from coral.repository import Repository
-from coral.store import needed
+from coral.store import check_ref_name, needed
 from coral.training._config import CheckpointConfig
+from coral.training._events import Annotate
 from coral.training._memory import nbytes_of
 from coral.training._record import TrainingState
 from coral.training._source import Snapshot
@@ -21,13 +23,13 @@ _log = logging.getLogger("coral")
 
 
 def best_tag(experiment: str) -> str:
-    """The tag on an experiment's best; with a hash where a tag cannot hold what tells its name from others."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", experiment).strip("-") or "default"
-    whole = re.sub(r"[A-Z]", "%..", name)  # as a file's name has it
-    if experiment.isascii() and len(name) <= 150 and len(whole) <= 240:
-        return f"best/{name}"
-    known = hashlib.sha256(experiment.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    return f"best/{name[:70]}-{known}"
+    """The tag on an experiment's best; with a hash where a tag cannot have its name."""
+    try:
+        return check_ref_name(f"best/{experiment}", "tag")
+    except UnsafeInput:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", experiment).strip("-") or "experiment"
+        known = hashlib.sha256(experiment.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        return f"best/{name[:70]}-{known}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +49,47 @@ class RunWriter:
         message = self.config.commit_message(
             experiment=self.experiment, step=record.step, epoch=record.epoch, reasons=reasons, metrics=metrics
         )
-        try:
-            id = self.repo.commit(
-                snapshot.weights,
-                message,
-                branch=self.branch,
-                state=snapshot.state,
-                metadata=snapshot.metadata,
-                training=record.fields(),
-                metrics=metrics,
-                reasons=reasons,
-            )
-        except Exception as error:  # said at once: at interpreter exit nobody may be left to collect it
-            _log.error("%s: saving step %d failed: %s", self.experiment, record.step, error)
-            raise
+        id = self.repo.commit(
+            snapshot.weights,
+            message,
+            branch=self.branch,
+            state=snapshot.state,
+            metadata=snapshot.metadata,
+            training=record.fields(),
+            metrics=metrics,
+            reasons=reasons,
+        )
         took, nbytes = time.monotonic() - begun, f"{nbytes_of(snapshot):,}"
         _log.info(
             "%s: saved step %d (%s) as %s: %s bytes in %.2f s", self.experiment, record.step, why, id[:12], nbytes, took
         )
         return id
+
+    def said(self, step: int, save: Callable[[], str]) -> str:
+        """Save; a failure is said at once: at interpreter exit nobody may be left to collect it."""
+        try:
+            return save()
+        except Exception as error:
+            _log.error("%s: saving step %d failed: %s", self.experiment, step, error)
+            raise
+
+    def note(
+        self, commit: str, action: Annotate, training: Mapping[str, Any], snapshot: Snapshot | None, run: str
+    ) -> None:
+        """Add to a commit what has become known of its step; the state of a snapshot replaces the one saved.
+
+        The weights stay what they were: where they have moved since, going on from both together is not exact.
+        """
+        state = None
+        if snapshot is not None:
+            state = snapshot.state
+            stored = {name: entry.id for name, entry in self.repo.tree(commit).items()}
+            if stored != {name: weight.id for name, weight in snapshot.weights.items()}:
+                why = "the weights moved between the step, when they were saved, and the end of the epoch"
+                training = {**training, "exact": False, "why": "; ".join(filter(None, (training["why"], why)))}
+        self.repo.annotate(commit, metrics=action.metrics, reasons=action.reasons, state=state, training=training)
+        if "best" in action.reasons:
+            self.tag_best(commit, run)
 
     def tag_best(self, commit: str, run: str) -> None:
         """Move the experiment's best tag to a commit; one that was made by hand is left where it is."""
