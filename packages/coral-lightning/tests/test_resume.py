@@ -453,7 +453,7 @@ def test_the_kind_is_told_without_the_optimizers_state(lab: SimpleNamespace, mon
     mine = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
     state, other = mine.state_dict(), torch.optim.SGD(mine.param_groups[0]["params"], lr=1.0).state_dict()
     monkeypatch.setattr(mine, "state_dict", lambda: pytest.fail("it was asked for"))
-    trainer = SimpleNamespace(optimizers=[mine], lr_scheduler_configs=[])
+    trainer = SimpleNamespace(optimizers=[mine], lr_scheduler_configs=[], callbacks=[])
     check_kinds(trainer, {"optimizer_states": [state]})
     with pytest.raises(WeightsMismatch):
         check_kinds(trainer, {"optimizer_states": [other]})

@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler as lrs
 
 from coral.errors import UnsupportedValue, WeightsMismatch
 from coral.integrations.pytorch import PyTorchIntegration as Pt
+from coral.integrations.pytorch._optimizers import is_cast_by_loading
 from coral.state import flatten, unflatten
 
 
@@ -143,6 +144,47 @@ def test_state_of_another_dtype_than_the_parameter_is_not_cast():
     Pt.load_optimizer_state(optimizer, stored(Pt.save_optimizer_state(optimizer)))
     assert same(saved, optimizer.state_dict())
     assert optimizer.state_dict()["state"][0]["m"].dtype is torch.float32
+
+
+def test_what_a_hook_of_the_users_makes_of_the_state_is_loaded():
+    """As in torch's documentation of such hooks: names tell which parameter the state is of, whatever their order."""
+    one, other = (nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(2))
+    optimizer = FullPrecision([one, other])
+    one.grad, other.grad = torch.ones_like(one), torch.full_like(other, 7.0)
+    optimizer.step(lambda: None)
+    state = stored(Pt.save_optimizer_state(optimizer))
+    again = FullPrecision([other, one])
+
+    def swapped(_, state):
+        return {**state, "state": {0: state["state"][1], 1: state["state"][0]}}
+
+    again.register_load_state_dict_pre_hook(swapped)
+    Pt.load_optimizer_state(again, state)
+    assert all(same(again.state[each]["m"], optimizer.state[each]["m"]) for each in (one, other))
+
+
+def test_an_optimizer_that_loads_in_its_own_way_keeps_its_dtypes():
+    class Own(FullPrecision):
+        def load_state_dict(self, state_dict):
+            for index, parameter in enumerate(self.param_groups[0]["params"]):
+                saved = state_dict["state"][index]
+                self.state[parameter] = {**saved, "m": saved["m"].to(parameter.dtype)}
+
+    model = model_of(torch.bfloat16)
+    optimizer = Own(model.parameters())
+    train(model, optimizer, 1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    Pt.load_optimizer_state(optimizer, stored(Pt.save_optimizer_state(optimizer)))
+    assert same(saved, optimizer.state_dict())
+
+
+def test_state_that_loading_alone_would_cast_is_known():
+    model, narrow = model_of(torch.bfloat16), model_of(torch.bfloat16)
+    wide, adam = FullPrecision(model.parameters()), torch.optim.Adam(narrow.parameters())
+    train(model, wide, 1)
+    train(narrow, adam, 1)
+    assert is_cast_by_loading(wide)
+    assert not is_cast_by_loading(adam), "its float32 step is left alone"
 
 
 def test_other_groups_are_refused_and_nothing_is_touched():

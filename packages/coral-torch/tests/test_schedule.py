@@ -158,3 +158,16 @@ def test_the_scheduler_is_not_taken_for_stepped_after_a_restore(training):
     assert training.lr == 0.5
     training.epoch(1)
     assert training.lr == 0.25
+
+
+def test_one_that_was_never_set_makes_it_approximate(training, repo):
+    scheduler = lrs.StepLR(training.optimizer, 1)
+    training.epoch(0, between=scheduler.step)
+    training.trainer.wait()
+    commit = repo.show()
+    assert not commit.exact
+    assert commit.training["why"] == "the optimizer follows a scheduler that was not set: set_scheduler saves it"
+    training.trainer.register("scheduler", scheduler)
+    training.epoch(1, between=scheduler.step)
+    training.trainer.wait()
+    assert repo.show().exact

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -32,6 +32,7 @@ from coral.integrations.pytorch import LoadReport
 from coral.integrations.pytorch._files import temporary
 from coral.integrations.pytorch._loading import load_weights
 from coral.integrations.pytorch._opening import in_branch
+from coral.integrations.pytorch._optimizers import loaded_as_saved
 from coral.integrations.pytorch._options import Options, config_of
 from coral.integrations.pytorch._random import set_random_state
 from coral.integrations.pytorch._ranks import on_main
@@ -114,12 +115,13 @@ class CoralCallback(Callback):
         self._saved: dict[str, Any] = {}  # the last commit, for a trainer's own checkpoints
         self._origin: Origin | None = None  # of the checkpoint that the trainer has loaded for this fit
         self._to_check: dict[str, Any] = {}  # the checkpoint, until the trainer takes the optimizers' state from it
+        self._loading = ExitStack()  # until the trainer has loaded the optimizers
         self._resumes = False  # at the start of an epoch, which is still to come
         self._known: dict[str, Any] = {}  # what a trainer's own checkpoint says was saved last
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy for another process, which begins runs of its own."""
-        return {**self.__dict__, "_manager": None, "_run": None}
+        return {**self.__dict__, "_manager": None, "_run": None, "_loading": ExitStack()}
 
     # What a trainer's own checkpoints hold of it
 
@@ -181,7 +183,7 @@ class CoralCallback(Callback):
     @override
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let the trainer read commits, and open the repository: what is wrong with it shows before training."""
-        self._origin, self._known, self._to_check = None, {}, {}
+        self._origin, self._known, self._to_check, self._loading = None, {}, {}, ExitStack()
         strategy = trainer.strategy
         with suppress(NotImplementedError, TypeError):  # some strategies have no plugins
             if not isinstance(strategy.checkpoint_io, CoralCheckpointIO):
@@ -195,12 +197,15 @@ class CoralCallback(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """The optimizers are made, and about to take what is saved of them; then the first iterators draw numbers."""
         check_kinds(trainer, self._to_check)
+        for optimizer, state in zip(trainer.optimizers, self._to_check.get("optimizer_states", ()), strict=False):
+            self._loading.enter_context(loaded_as_saved(optimizer, state))
         self._to_check = {}
         self._put_random_back(trainer)
 
     @override
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Training begins, anew or with a checkpoint that the trainer has loaded; the sanity check is over."""
+        self._loading.close()
         if trainer.fast_dev_run:
             return
         source = TrainerSource(trainer, self.config, complete=self.include_optimizer)

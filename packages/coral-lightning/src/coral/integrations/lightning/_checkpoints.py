@@ -255,7 +255,8 @@ def check_kinds(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
     """Raise WeightsMismatch if a checkpoint is of other kinds of optimizers or schedulers than the trainer has made.
 
     Lightning itself loads what comes, and leaves out what it has nothing for. Groups of other sizes are its to refuse,
-    once all callbacks have made theirs.
+    once all callbacks have made theirs. The SWALR that StochasticWeightAveraging has put in a scheduler's place is that
+    callback's to put there again.
     """
     for optimizer, state in zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
         steps = stepped(optimizer)
@@ -265,5 +266,7 @@ def check_kinds(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         have, got = ([len(group["params"]) for group in each] for each in groups)
         if have == got:
             check_optimizer_kind(steps, state)
+    names = {kind.__name__ for each in trainer.callbacks for kind in type(each).__mro__}  # of either package
     for each, state in zip(trainer.lr_scheduler_configs, checkpoint.get("lr_schedulers", ()), strict=False):
-        check_scheduler_kind(each.scheduler, state)
+        if not ("anneal_epochs" in state and "StochasticWeightAveraging" in names):
+            check_scheduler_kind(each.scheduler, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import random as python_random
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from coral.integrations.lightning._generators import generators, leaves
 from coral.integrations.pytorch._random import (
-    Generator,
     generator_state,
     get_random_state,
     set_generator_state,
@@ -22,36 +23,38 @@ from coral.integrations.pytorch._random import (
 
 __all__ = ["Position", "begin_epoch", "fingerprint", "position", "put_back", "settled"]
 
+_log = logging.getLogger("coral")
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where one process is: its loops, its loaders, its random generators, and why going on from there is not exact.
 
-    `generators` are those of the loaders' samplers; they count at the end of an epoch, when the next one's iterators
-    are about to be made. Within an epoch the `loaders` hold them.
+    `own_generators` are those of the loaders and of what they are made of; they count at the end of an epoch, when the
+    next one's iterators are about to be made. Within an epoch the `loaders` hold some of them.
     """
 
     loops: dict[str, Any]
     loaders: list[Any] | None
     random: dict[str, Any] | None
-    generators: list[Any]
+    own_generators: dict[str, Any]
     within_epoch: bool
     why: tuple[str, ...]
 
 
 def position(trainer: Any, *, epoch_over: bool, random: bool) -> Position:
     """That of now: at the end of a batch or a validation, or with `epoch_over` at that of an epoch."""
-    loops = copy.deepcopy(trainer.fit_loop.state_dict())
+    loops = trainer.fit_loop.state_dict()
     loaders = loops.get("state_dict", {}).pop("combined_loader", None)
-    here = tuple(_leaves(trainer.train_dataloader))
+    here = tuple(leaves(trainer.train_dataloader))
     return Position(
-        loops=loops,
+        loops=copy.deepcopy(loops),
         # an iterator that is used up is no place to go on from: the next epoch makes a new one
-        loaders=None if epoch_over else loaders,
+        loaders=None if epoch_over else copy.deepcopy(loaders),
         random=get_random_state() if random else None,
-        generators=[],
+        own_generators={},
         within_epoch=not epoch_over,
-        why=tuple(_of_epochs(here) if epoch_over else _of_batches(here, loaders, trainer.num_training_batches)),
+        why=tuple(_of_epochs(here) if epoch_over else _of_batches(here, loaders, trainer)),
     )
 
 
@@ -59,16 +62,20 @@ def settled(place: Position, trainer: Any) -> Position:
     """The position at the boundary: at the end of an epoch users' hooks may have drawn random numbers since."""
     if place.within_epoch or place.random is None:
         return place
-    generators = [generator_state(each) for each in _generators(trainer)]
-    return replace(place, random=get_random_state(), generators=generators)
+    own = {where: generator_state(each.generator) for where, each in generators(trainer).items()}
+    return replace(place, random=get_random_state(), own_generators=own)
 
 
 def put_back(trainer: Any, mine: Mapping[str, Any]) -> None:
-    """Put the random generators of this process, and those of its loaders' samplers, back to where they were."""
+    """Put the random generators of this process, and those that its loaders have, back to where they were."""
     if mine.get("random"):
         set_random_state(mine["random"])
-    for one, state in zip(_generators(trainer), mine.get("generators") or [], strict=False):
-        set_generator_state(one, state)
+    here = generators(trainer)
+    for place, state in mine.get("own_generators", {}).items():
+        if place in here:
+            set_generator_state(here[place].generator, state)
+        else:
+            _log.warning("going on approximately: there is no random generator %s to be put back", place)
 
 
 def begin_epoch(trainer: Any) -> None:
@@ -95,43 +102,16 @@ def _of_epochs(loaders: tuple[Any, ...]) -> Iterator[str]:
         yield "a data set has a state of its own, which is not saved at the end of an epoch"
 
 
-def _of_batches(loaders: tuple[Any, ...], states: list[Any] | None, batches: float) -> Iterator[str]:
+def _of_batches(loaders: tuple[Any, ...], states: list[Any] | None, trainer: Any) -> Iterator[str]:
     if not states or len(states) < len(loaders):
         yield "it was saved within an epoch, and the position in the data is not known"
         return
     if any(getattr(loader, "num_workers", 0) for loader in loaders):
         yield "it was saved within an epoch, and the random states of the data loader's workers are not known"
-    if any(getattr(loader, "generator", None) is not None for loader in loaders):
-        yield "it was saved within an epoch, and a data loader has a random generator of its own"
-    if math.isinf(batches):
+    if unknown := [place for place, each in generators(trainer).items() if not each.followed]:
+        yield f"it was saved within an epoch, and a data loader has random generators of its own ({', '.join(unknown)})"
+    if math.isinf(trainer.num_training_batches):
         yield "it was saved within an epoch, and a batch had been fetched ahead, as the data loader has no length"
-
-
-def _leaves(loaders: Any) -> Iterator[Any]:
-    """The loaders of a trainer: there may be several, in lists and dicts."""
-    match loaders:
-        case None:
-            return
-        case Mapping():
-            for each in loaders.values():
-                yield from _leaves(each)
-        case list() | tuple():
-            for each in loaders:
-                yield from _leaves(each)
-        case _:
-            yield loaders
-
-
-def _generators(trainer: Any) -> list[Generator]:
-    """The random generators of the loaders and their samplers, each once."""
-    found: dict[int, Generator] = {}
-    for loader in _leaves(trainer.train_dataloader):
-        batches = getattr(loader, "batch_sampler", None)
-        for owner in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
-            one = getattr(owner, "generator", None)
-            if isinstance(one, Generator):
-                found[id(one)] = one
-    return list(found.values())
 
 
 def _data_of(loader: Any) -> Any:

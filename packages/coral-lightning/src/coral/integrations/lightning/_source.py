@@ -10,9 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from coral.errors import UnsupportedValue
 from coral.integrations.lightning._checkpoints import dump, dump_alone, dump_weights, encoded, versions
+from coral.integrations.lightning._generators import generators
 from coral.integrations.lightning._position import Position, fingerprint, position, settled
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._modules import is_sharded
+from coral.integrations.pytorch._optimizers import is_cast_by_loading, stepped
 from coral.integrations.pytorch._ranks import Ranks
 from coral.integrations.pytorch._state import Keep, encode, keep_all, viewed
 from coral.integrations.pytorch._tensors import check
@@ -43,6 +45,7 @@ class TrainerSource:
         self._started: object = None  # what random numbers were like when our hook of the training's start was over
         self._start_draws = False  # whether some were drawn between that and the first batch
         self._trains: frozenset[str] | None = None  # the parameters that were to be trained when training began
+        self._own: frozenset[str] = frozenset()  # where the loaders had random generators of their own by then
         self._dumped: dict[str, Any] = {}
         self._buffers = TensorBuffers()
         self._told: set[str] = set()
@@ -61,13 +64,19 @@ class TrainerSource:
         if self._started is not None:
             self._start_draws, self._started = self._started != fingerprint(), None
             self._trains = _trained(self._trainer.lightning_module)
+            self._own = frozenset(generators(self._trainer))
 
     # The position, taken at the event
 
     def mark(self, *, epoch_over: bool = False) -> None:
         """Everything of a step is complete so far: if it is saved, training goes on from here."""
-        if self._complete:
+        if not self._complete:
+            return
+        try:
             self._position = position(self._trainer, epoch_over=epoch_over, random=self._random)
+        except Exception as error:  # noqa: BLE001 - a data loader's; it is asked at each step, and few are saved
+            self._position = None
+            self._say_once("position", f"the run cannot be saved where its position is not known: {error!r}")
 
     def settle(self) -> None:
         """The boundary has come."""
@@ -117,21 +126,22 @@ class TrainerSource:
             self._dumped = dump_weights(trainer)
         if place is None:
             return {}
-        return {"random": place.random, "loaders": place.loaders, "generators": place.generators}
+        return {"random": place.random, "loaders": place.loaders, "own_generators": place.own_generators}
 
     def _whole(
         self, dumped: dict[str, Any], given: list[dict[str, Any]], keep: Keep
     ) -> tuple[dict[str, Any], list[str]]:
         place = self._position
         if place is None:
-            raise UnsupportedValue("no update was completed yet: there is no position to go on from", path="loops")
+            raise UnsupportedValue(
+                "there is no position to go on from: no update was completed yet, or a data loader told none",
+                path="loops",
+            )
         dumped["loops"] = {**dumped["loops"], "fit_loop": place.loops}
         precision = type(self._trainer.precision_plugin).__qualname__
         loop, left = encoded(dumped, keep, needed=[precision])
         for path in left:
-            if path not in self._told:
-                self._told.add(path)
-                _log.warning("%s is no plain data: it is left out of the checkpoints", path)
+            self._say_once(f"left: {path}", f"{path} is no plain data: it is left out of the checkpoints")
         state = {
             "lightning": loop,
             "within_epoch": place.within_epoch,
@@ -140,12 +150,22 @@ class TrainerSource:
         hyperparameters = ("hyper_parameters", "datamodule_hyper_parameters", "hparams")
         return state, [path for path in left if not path.startswith(hyperparameters)]
 
+    def _say_once(self, about: str, text: str) -> None:
+        if about not in self._told:
+            self._told.add(about)
+            _log.warning("%s", text)
+
     def _why_inexact(self) -> list[str]:
         if not self._complete:
             return ["the state of the loop was not saved (include_optimizer=False)"]
         why = [*self._position.why] if self._position is not None else []
         if self._position is not None and self._position.within_epoch and self._start_draws:
             why.append("it was saved within an epoch, and what happens before the first batch draws random numbers")
+        if self._position is not None and (made := self._position.own_generators.keys() - self._own):
+            why.append(
+                f"random generators ({', '.join(sorted(made))}) were made since training began, and a run that goes on "
+                "has none to put back as it begins"
+            )
         if self._trains is not None and (turned := self._trains ^ _trained(self._trainer.lightning_module)):
             some = ", ".join(sorted(turned)[:_NAMED]) + (", ..." if len(turned) > _NAMED else "")
             why.append(
@@ -162,6 +182,8 @@ class TrainerSource:
             why.append("the other processes could not be asked for their random generators")
         if _sums_in_another_order(self._trainer):
             why.append("DistributedDataParallel sums gradients in another order in the first step of a process")
+        if self._sharded and any(map(is_cast_by_loading, filter(None, map(stepped, self._trainer.optimizers)))):
+            why.append("the state of an optimizer is cast to its parameters' dtype as it is put into parts again")
         if not self._random:
             why.append("the state of the random number generators was not saved")
         return why

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -19,8 +20,10 @@ __all__ = [
     "check_optimizer",
     "check_stateful",
     "decoded_scheduler",
+    "is_cast_by_loading",
     "load_optimizer",
     "load_scheduler",
+    "loaded_as_saved",
     "optimizer_state",
     "scheduler_state",
     "stepped",
@@ -73,15 +76,47 @@ def load_optimizer(optimizer: Stateful, state: Mapping[str, Any]) -> None:
         {key: value.device for key, value in group.items() if isinstance(value, Tensor)}
         for group in optimizer.param_groups
     ]
-    optimizer.load_state_dict(saved)
+    with loaded_as_saved(optimizer, saved):
+        optimizer.load_state_dict(saved)
     for group, before in zip(optimizer.param_groups, devices, strict=True):  # a tensor lr stays on its device
         group.update({key: group[key].to(device) for key, device in before.items() if isinstance(group[key], Tensor)})
-    # load_state_dict casts state to the parameter's dtype: float32 moments of a bfloat16 parameter would lose bits
+
+
+@contextmanager
+def loaded_as_saved(optimizer: Optimizer, state: Mapping[str, Any]) -> Iterator[None]:
+    """Have the state that the optimizer loads within stay in the dtypes that it was saved in.
+
+    Its load_state_dict casts to the parameter's dtype: float32 moments of a bfloat16 parameter would lose bits.
+    """
+    saved = state
+
+    def adapted(_: Optimizer, given: Mapping[str, Any]) -> None:
+        nonlocal saved
+        saved = given
+
+    steps = stepped(optimizer)  # what a user's own hook, which comes before this one, makes of the state counts
+    hook = steps.register_load_state_dict_pre_hook(adapted) if steps is not None else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
     indices = (index for group in saved["param_groups"] for index in group["params"])
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     for index, parameter in zip(indices, parameters, strict=True):
-        if index in saved["state"]:
+        if index in saved["state"] and parameter in optimizer.state:
             optimizer.state[parameter] = _uncast(optimizer.state[parameter], saved["state"][index])
+
+
+def is_cast_by_loading(optimizer: Optimizer) -> bool:
+    """Whether it has floating-point state of another dtype than its parameter, which load_state_dict casts."""
+    return any(
+        isinstance(value, Tensor) and value.is_floating_point() and value.dtype != parameter.dtype
+        for parameter, state in optimizer.state.items()
+        if isinstance(parameter, Tensor)
+        for key, value in state.items()
+        if key != "step"
+    )
 
 
 def _uncast(loaded: Any, saved: Any, key: object = None) -> Any:
@@ -90,7 +125,7 @@ def _uncast(loaded: Any, saved: Any, key: object = None) -> Any:
             same = saved.dtype == loaded.dtype or key == "step"  # a fused optimizer asks for a float32 step
             return loaded if same else saved.to(loaded.device)
         case dict() if isinstance(loaded, dict):
-            return {k: _uncast(loaded[k], saved[k], k) for k in saved}
+            return {k: _uncast(each, saved[k], k) if k in saved else each for k, each in loaded.items()}
         case list() | tuple() if isinstance(loaded, list | tuple):
             return type(saved)(_uncast(one, other) for one, other in zip(loaded, saved, strict=True))
         case _:

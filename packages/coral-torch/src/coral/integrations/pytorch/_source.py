@@ -114,20 +114,38 @@ class TrainingSource:
         return state
 
     def _why_inexact(self) -> list[str]:
-        config, why = self._config, []
-        if self.interrupted:
-            why.append("it was saved on an interrupt, when random numbers and data had moved past the last step")
-        elif self.progress.steps_in_epoch and not any(each.data for each in self.registered.values()):
-            why.append("it was saved within an epoch, and the position in the data is not known")
+        config, why = self._config, self._why_data_differs()
         if self.optimizer is None or not config.save_optimizer_state:
             why.append("the optimizer's state was not saved")
         elif not all(map(self._is_saved, self._unsaved)):
             why.append("the state of one of the optimizers was not saved")
+        if self._follows_another_schedule():
+            why.append("the optimizer follows a scheduler that was not set: set_scheduler saves it")
         if self.schedule is not None and not config.save_scheduler_state:
             why.append("the scheduler's state was not saved")
         if not config.save_random_state:
             why.append("the state of the random number generators was not saved")
         return why
+
+    def _why_data_differs(self) -> list[str]:
+        if self.interrupted:
+            return ["it was saved on an interrupt, when random numbers and data had moved past the last step"]
+        things = [each.thing for each in self.registered.values()]
+        if not self.progress.steps_in_epoch:
+            persist = any(getattr(thing, "persistent_workers", False) for thing in things)
+            return ["workers of a data loader that persist have random states of their own"] if persist else []
+        if not any(each.data for each in self.registered.values()):
+            return ["it was saved within an epoch, and the position in the data is not known"]
+        workers = any(getattr(thing, "num_workers", 0) for thing in things)
+        why = "it was saved within an epoch, and the random states of the data loader's workers are not known"
+        return [why] if workers else []
+
+    def _follows_another_schedule(self) -> bool:
+        """Whether a scheduler has left its mark on the optimizer, and none was set or registered."""
+        things = [each.thing for each in self.registered.values() if not isinstance(each.thing, Optimizer)]
+        if self.schedule is not None or any(hasattr(thing, "step") for thing in things):
+            return False
+        return any("initial_lr" in group for group in getattr(self.optimizer, "param_groups", ()))
 
     # Restore
 
