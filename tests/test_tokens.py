@@ -24,6 +24,7 @@ URLS = (
     f"s3://key:{CANARY}@bucket/weights", f"s3://{CANARY}@bucket/w", f"az://c/w?sig={CANARY}", f"gs://b/w#{CANARY}",
     f"https://user:{CANARY}@example.org/x", f"simplecache::s3://b/{CANARY}", f"file://{CANARY}@host/x",
     f"hf://user:{CANARY}@a/b", f"ftp://{CANARY}@host/x", f"s3://b/w::zip://{CANARY}",
+    f" hf://user:{CANARY}@a/b", f"'s3://key:{CANARY}@b/w'", f"user:{CANARY}@host/x", f"s3://[{CANARY}]/x",
 )  # fmt: skip
 
 
@@ -43,8 +44,14 @@ def repo(tmp_path: Path) -> Repository:
 
 @pytest.mark.parametrize("url", URLS, ids=lambda url: url.replace(CANARY, "X"))
 def test_a_token_in_a_url(
-    repo: Repository, url: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    repo: Repository,
+    url: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
     for attempt in (
         lambda: repo.add_remote("origin", url),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coral._digest import object_id
-from coral.errors import CorruptObject, NewerFormat, UnsafeInput
+from coral.errors import CorruptObject, NewerFormat, UnsafeInput, UnsupportedValue
 from coral.objects import (
     Note,
     State,
@@ -79,6 +79,15 @@ def test_a_commit_without_a_run() -> None:
     assert (commit.step, commit.epoch, commit.run, commit.experiment, commit.previous) == (None,) * 5
     assert commit.exact
     assert commit.state == A
+
+
+def test_a_commit_with_the_largest_numbers_can_be_shown() -> None:
+    numbers = (-((1 << 14_284) - 1), {(1 << 14_284) - 1: 0})
+    commit = decode_commit(encode_commit(**{**FIELDS, "metadata": {"x": numbers}}), A)
+    assert commit.metadata == {"x": numbers}
+    assert str(numbers) in repr(commit)
+    with pytest.raises(UnsupportedValue, match="an int at x"):
+        encode_commit(**{**FIELDS, "training": {"x": 1 << 14_284}})
 
 
 def test_a_commits_mappings_cannot_be_changed() -> None:

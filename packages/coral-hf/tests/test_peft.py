@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from coral import Repository
-from coral.errors import WeightsMismatch
+from coral.errors import ConfigError, WeightsMismatch
 from coral.integrations.hf_trainer import CoralTrainerCallback
 
 peft = pytest.importorskip("peft", reason="the extra [peft] is not installed")
@@ -118,3 +119,114 @@ def test_what_is_trained_beside_the_adapter_is_said_not_to_be_saved(training: An
     assert not commit.exact
     assert "the adapter 'second'" in str(commit.training["why"])
     assert "wpe.weight" in str(commit.training["why"])
+
+
+class Normed(nn.Module):
+    """A base whose statistics training moves, as a BatchNorm's are buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.norm, self.head = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(self.norm(self.body(x)))
+        return {"loss": (logits - labels).square().mean(), "logits": logits}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_buffers_that_training_moves_are_said_not_to_be_saved(training: Any, repo: Repository, saved: bool) -> None:
+    """... unless the adapter has them."""
+
+    def trainer(*callbacks: Any) -> Any:
+        config = peft.LoraConfig(r=2, target_modules=["body"], modules_to_save=["norm"] if saved else None)
+        model = peft.get_peft_model(Normed(), config)
+        return training.trainer(*callbacks, model=model, remove_unused_columns=False)
+
+    whole = trainer(CoralTrainerCallback(repo, save_every_n_epochs=1, include_optimizer=True))
+    whole.train()
+    expected = training.everything(whole)
+    commit = repo.show("step:6")
+    again = CoralTrainerCallback(repo, include_optimizer=True, branch="again")
+    other = trainer(again)
+    other.train(resume_from_checkpoint=again.resume_path(commit.id))
+    assert (training.everything(other) == expected) is saved
+    assert commit.exact is saved
+    assert ("norm.running_mean" in str(commit.training.get("why", ""))) is not saved
+
+
+PROMPTS = {
+    "prompt": (lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), ""),
+    "prefix": (lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), ""),
+    "encoder": (
+        lambda: peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, encoder_hidden_size=4),
+        "mlp_head",
+    ),
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_of_a_prompt_what_is_made_by_an_encoder_alone_is_said_not_to_be_saved(
+    training: Any, repo: Repository, prompt: str
+) -> None:
+    make, lost = PROMPTS[prompt]
+
+    def trainer(*callbacks: Any) -> Any:
+        return training.trainer(*callbacks, model=peft.get_peft_model(base("example/base"), make()), train_dataset=ROWS)
+
+    whole = trainer(CoralTrainerCallback(repo, save_every_n_epochs=1, include_optimizer=True))
+    whole.train()
+    expected = training.everything(whole)
+    commit = repo.show("step:4")
+    again = CoralTrainerCallback(repo, include_optimizer=True, branch="again")
+    other = trainer(again)
+    other.train(resume_from_checkpoint=again.resume_path(commit.id))
+    assert (training.everything(other) == expected) is not bool(lost)
+    assert commit.exact is not bool(lost)
+    assert lost in str(commit.training.get("why", ""))
+
+
+def injected(folder: Path, *names: str, **options: Any) -> Any:
+    """A base with adapters that transformers itself puts into it; it is saved in the folder, to be found there."""
+    base().save_pretrained(folder)
+    model = GPT2LMHeadModel.from_pretrained(folder)
+    torch.manual_seed(0)
+    for name in names:
+        config = peft.LoraConfig(r=2, target_modules=["c_attn"], lora_dropout=0.2, **options)
+        model.add_adapter(config, name)
+    return model
+
+
+def test_an_adapter_inside_a_model_is_exported_and_resumed(training: Any, repo: Repository, tmp_path: Path) -> None:
+    def trainer(*callbacks: Any) -> Any:
+        model = injected(tmp_path / "base", "mine", modules_to_save=["ln_f"])
+        return training.trainer(*callbacks, model=model, train_dataset=ROWS)
+
+    callback = CoralTrainerCallback(repo, save_every_n_epochs=1, include_optimizer=True)
+    whole = trainer(callback)
+    whole.train()
+    expected = training.everything(whole)
+    folder = callback.export(None, tmp_path / "exported")
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    tokens, trained = torch.arange(8)[None], whole.model.eval()
+    for opened in (
+        AutoModelForCausalLM.from_pretrained(folder),
+        peft.PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tmp_path / "base"), folder),
+    ):
+        assert torch.equal(opened.eval()(tokens).logits, trained(tokens).logits)
+
+    again = CoralTrainerCallback(repo, include_optimizer=True, branch="again")
+    other = trainer(again)
+    other.train(resume_from_checkpoint=again.resume_path(repo.resolve("main@step:4")))
+    assert repo.show("main@step:4").exact
+    assert training.everything(other) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")
+def test_of_several_adapters_inside_a_model_none_is_exported(training: Any, repo: Repository, tmp_path: Path) -> None:
+    model = injected(tmp_path / "base", "mine", "yours")
+    model.set_adapter(["mine", "yours"])
+    callback = CoralTrainerCallback(repo)
+    training.trainer(callback, model=model, train_dataset=ROWS).train()
+    with pytest.raises(ConfigError, match="one adapter at a time"):
+        callback.export(None, tmp_path / "exported")

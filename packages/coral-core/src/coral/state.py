@@ -10,6 +10,8 @@ is kept as what it is an instance of.
     WeightTensor  {"$tensor": name}          other dicts             {"$dict": [[key, value], ...]}
 
 where `name` stands for a tensor that is stored beside the JSON, as weights are, and deltas as they do.
+
+Where no tensors may be, as in a commit's metadata, an int has 4,300 digits at most: what is there can be shown.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ StateValue = Any
 
 _MAX_DEPTH = 100
 _EXACT_INT = 1 << 53
+_SHOWN_BITS = 14_284  # of an int that Python writes as text: all of them have 4,300 digits or fewer
 _HEX_INT = re.compile("-?[0-9a-f]+")
 
 
@@ -61,6 +64,8 @@ def _flatten(value: StateValue, tensors: dict[str, WeightTensor] | None, path: t
             return {"$scalar": _put(_array(np.asarray(value), path), tensors, path)}
         case None | bool() | str():
             return value
+        case int() if tensors is None and value.bit_length() > _SHOWN_BITS:
+            raise UnsupportedValue(f"an int at {_show(path)} has more than 4,300 digits", path=_show(path))
         case int():
             return int(value) if abs(value) < _EXACT_INT else {"$int": f"{int(value):x}"}
         case float():
@@ -80,7 +85,7 @@ def _flatten(value: StateValue, tensors: dict[str, WeightTensor] | None, path: t
                         f"state at {_show(path)} has a key of type {type(key).__name__}; keys are str or int",
                         path=_show(path),
                     )
-            return {"$dict": [[_flatten(key, None, path, depth), down(child, key)] for key, child in value.items()]}
+            return {"$dict": [[_flatten(key, tensors, path, depth), down(child, key)] for key, child in value.items()]}
         case _:
             raise UnsupportedValue(
                 f"state at {_show(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be "
@@ -112,8 +117,13 @@ def _show(path: tuple[str, ...]) -> str:
     return "/".join(path) or "the top"
 
 
-def unflatten(value: Any, tensor: Callable[[str], WeightTensor], what: str = "state") -> StateValue:
-    """The value that was flattened; `tensor` gives the tensor of a name. CorruptObject where the tags make no sense."""
+def unflatten(
+    value: Any, tensor: Callable[[str], WeightTensor], what: str = "state", *, int_bits: float = math.inf
+) -> StateValue:
+    """The value that was flattened; `tensor` gives the tensor of a name.
+
+    CorruptObject where the tags make no sense, or an int has more than `int_bits`.
+    """
 
     def up(node: Any) -> StateValue:
         match node:
@@ -122,7 +132,10 @@ def unflatten(value: Any, tensor: Callable[[str], WeightTensor], what: str = "st
             case {"$tuple": list(items), **rest} if not rest:
                 return tuple(up(child) for child in items)
             case {"$int": str(digits), **rest} if not rest and _HEX_INT.fullmatch(digits):
-                return int(digits, 16)
+                found = int(digits, 16)
+                if found.bit_length() > int_bits:
+                    raise CorruptObject(f"{what}: an int is too large")
+                return found
             case {"$float": str(digits), **rest} if not rest:
                 return cast(float, struct.unpack(">d", bytes.fromhex(digits))[0])
             case {"$bytes": str(text), **rest} if not rest:
@@ -162,7 +175,7 @@ def plain(value: Any, what: str) -> Mapping[str, Any]:
     def none(name: str) -> WeightTensor:
         raise KeyError(name)
 
-    found = unflatten(value, none, what)
+    found = unflatten(value, none, what, int_bits=_SHOWN_BITS)
     if not isinstance(found, dict):
         raise CorruptObject(f"{what}: not a mapping")
     return found

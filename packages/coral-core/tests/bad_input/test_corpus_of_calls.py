@@ -182,6 +182,12 @@ CASES: dict[str, Case] = {
     "state with a function": (lambda r, f: r.commit(ONE, state=print), UnsupportedValue, "without pickle"),
     "state with a float for a key": (lambda r, f: r.commit(ONE, state={1.5: 0}), UnsupportedValue, "float"),
     "metadata with a tensor": (lambda r, f: r.commit(ONE, metadata={"x": np.ones(1)}), UnsupportedValue, "plain"),
+    "metadata of 4,301 digits": (
+        lambda r, f: r.commit(ONE, metadata={"x": [10**4300]}), UnsupportedValue, "an int at x/0"
+    ),
+    "metadata with a key of 4,301 digits": (
+        lambda r, f: r.commit(ONE, metadata={"x": {-(10**4300): 1}}), UnsupportedValue, "an int at x"
+    ),
     "metric that is text": (lambda r, f: r.commit(ONE, metrics={"loss": "1"}), UnsafeInput, "'loss'"),
     "metric beyond floats": (lambda r, f: r.commit(ONE, metrics={"loss": 10**400}), UnsafeInput, "'loss'"),
     "message with half a character": (lambda r, f: r.commit(ONE, "\udc80"), UnsafeInput, "surrogate"),

@@ -139,6 +139,15 @@ CASES: dict[str, Case] = {
     "commit whose metric has a million digits": (
         "commit", commit(metrics={"loss": {"$int": "f" * 1_000_000}}), CorruptObject, "too large"
     ),
+    "commit whose metadata has a million digits": (
+        "commit", commit(metadata={"x": [{"$int": "f" * 1_000_000}]}), CorruptObject, "too large"
+    ),
+    "commit whose training has 4,301 digits": (
+        "commit", commit(training={"x": {"$int": f"-{10**4300:x}"}}), CorruptObject, "too large"
+    ),
+    "commit whose metadata has a key of 4,301 digits": (
+        "commit", commit(metadata={"x": {"$dict": [[{"$int": f"{10**4300:x}"}, 1]]}}), CorruptObject, "too large"
+    ),
     "commit whose metric is a word": ("commit", commit(metrics={"loss": "low"}), CorruptObject, "not a number"),
     "commit whose metric is true": ("commit", commit(metrics={"loss": True}), CorruptObject, "metric is not a number"),
     "commit whose metric is a tensor": ("commit", commit(metrics={"loss": {"$array": "x"}}), CorruptObject, "KeyError"),
@@ -243,6 +252,7 @@ CASES: dict[str, Case] = {
     "note whose metrics are a list": ("note", note(metrics=[]), CorruptObject, "not a mapping"),
     "note whose metric is text": ("note", note(metrics={"a": "1"}), CorruptObject, "metric is not a number"),
     "note whose metric is huge": ("note", note(metrics={"a": {"$int": "f" * 5000}}), CorruptObject, "too large"),
+    "note whose training is huge": ("note", note(training={"a": {"$int": "f" * 5000}}), CorruptObject, "too large"),
     "note whose reasons are a word": ("note", note(reasons="best"), CorruptObject, "list of words"),
     "note whose training is text": ("note", note(training="x"), CorruptObject, "not a mapping"),
     "note that is a list": ("note", b"[]", CorruptObject, "not a note"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,15 @@ def test_a_put_that_fails_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(OSError, match="No space"):
         remote.put("format", memoryview(b"x"))
     assert [path for path in (tmp_path / "remote").rglob("*") if path.is_file()] == []
+
+
+def test_folders_in_folders_are_listed_however_deep(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    remote = open_remote(tmp_path / "remote")
+    remote.put("packs/a.pack", memoryview(b"x"))
+    deep = "packs/" + "d/" * 300
+    os.makedirs(tmp_path / "remote" / deep)
+    (tmp_path / "remote" / deep / "b").write_bytes(b"xy")
+    before = sys.getrecursionlimit()
+    request.addfinalizer(lambda: sys.setrecursionlimit(before))
+    sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+    assert sorted((each.name, each.size) for each in remote.list("packs/")) == [("packs/a.pack", 1), (deep + "b", 2)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +56,54 @@ def test_a_url_with_one_slash_is_not_taken_for_a_folder(repo: Repository, url: s
     with pytest.raises(ConfigError, match=r"(s3|gs|file)://.*\./") as caught:
         repo.add_remote("origin", url)
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f" hf://user:{CANARY}@owner/name",
+        f"'s3://AKIAKEY:{CANARY}@bucket/x'",
+        f'"s3://{CANARY}@bucket/x"',
+        f"\u00a0s3://{CANARY}@bucket/x",
+        f"url=s3://bucket/{CANARY}",
+        f"user:{CANARY}@host",
+        f"user:{CANARY}@host/x",
+        f"AKIAKEY:/a/{CANARY}@bucket/x",
+        Path(f" hf://user:{CANARY}@owner/name"),
+        f"s3://[{CANARY}]/x",
+        f"s3://{CANARY}\u2100/x",
+    ],
+    ids=lambda url: ascii(str(url).replace(CANARY, "X")),
+)
+def test_what_has_a_credential_is_never_taken_for_a_folder(
+    repo: Repository, url: str | Path, files_of, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = files_of(repo.path)
+    with pytest.raises(UnsafeInput) as caught:
+        repo.add_remote("origin", url)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert CANARY not in str(error)
+        error = error.__cause__ or error.__context__
+    assert files_of(repo.path).keys() == before.keys()
+
+
+@pytest.mark.parametrize("url", ["/mnt/a:b@c", "./a:b@c", "../a:b@c", "./x s3://bucket", "a@b", "a b", "a@b:c"])
+def test_what_says_that_it_is_a_path_is_one(url: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_url(url) == os.path.abspath(url)
+
+
+@pytest.mark.parametrize("path", ["C:\\mnt\\a:b@c", "C:/mnt/weights", "D:\\weights"])
+def test_a_path_on_a_drive_is_a_path_where_there_are_drives(path: str, monkeypatch) -> None:
+    monkeypatch.setattr(_opening, "os", SimpleNamespace(path=ntpath, fspath=os.fspath))
+    assert check_url(path) == ntpath.normpath(path)
+
+
+def test_a_nul_in_a_file_url_is_refused(repo: Repository) -> None:
+    with pytest.raises(UnsafeInput, match="NUL"):
+        repo.add_remote("origin", "file:///mnt/a%00b")
 
 
 @pytest.mark.parametrize("path", ["./s3:/x", "a/s3:/x", "/mnt/s3:/x", "s3:x", "s3", "1:/x"])

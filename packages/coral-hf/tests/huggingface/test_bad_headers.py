@@ -70,6 +70,17 @@ CASES: dict[str, tuple[bytes, type[CoralError], str]] = {
     "a negative offset": (x(data_offsets=[-4, 4]), UnsafeInput, "begins at byte"),
     "offsets that go backwards": (x(data_offsets=[8, 0]), UnsafeInput, "from 8 to 0"),
     "an offset of 4,000 digits": (x(data_offsets=[0, 10**4000]), UnsafeInput, "is said to lie"),
+    "offsets of 4,300 digits": (
+        x(shape=[0], data_offsets=[10**4300 - 1, 10**4300 - 1]),
+        UnsafeInput,
+        "'x' is said to lie beyond",
+    ),
+    "negative offsets of 4,300 digits": (
+        x(shape=[0], data_offsets=[1 - 10**4300, 1 - 10**4300]),
+        UnsafeInput,
+        "'x' is said to lie beyond",
+    ),
+    "offsets of 2^63": (x(shape=[0], data_offsets=[1 << 63, 1 << 63]), UnsafeInput, "'x' is said to lie beyond"),
     "a hole before": (x(data_offsets=[8, 16]), UnsafeInput, "begins at byte"),
     "a tensor behind the end": (x(data_offsets=[0, 80], shape=[20]), UnsafeInput, "end at byte"),
     "bytes behind": (file({"x": X}, data=bytes(9)), UnsafeInput, "and it has"),

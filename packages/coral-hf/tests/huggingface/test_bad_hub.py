@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from coral.errors import (
     ConfigError,
     CoralError,
     CorruptObject,
+    DiskFull,
     EmptyCommit,
     RemoteDenied,
     RemoteError,
@@ -27,7 +31,7 @@ from coral.errors import (
     UnsafeInput,
     UnsupportedValue,
 )
-from coral.integrations.huggingface import CoralHubClient
+from coral.integrations.huggingface import CoralHubClient, _client, _transfer, _upload
 from coral.store import _pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -61,7 +65,7 @@ def empty(client: CoralHubClient) -> bool:
         (lambda hub: hub.stop(), RemoteUnreachable, "cannot be reached"),
     ],
 )
-def test_an_error_of_the_hub_is_one_clear_error_with_its_cause(
+def test_an_error_of_the_hub_is_one_clear_error(
     hub: Hub, tmp_path: Path, model: Model, caplog: pytest.LogCaptureFixture, prepare: Any, kind: Any, words: str
 ) -> None:
     client = CoralHubClient(tmp_path / "cache", TOKEN, endpoint=hub.url)
@@ -69,10 +73,11 @@ def test_an_error_of_the_hub_is_one_clear_error_with_its_cause(
     prepare(hub)
     with pytest.raises(kind, match=words) as raised:
         client.download_model("a/b")
-    assert raised.value.__cause__ is not None
+    assert raised.value.__cause__ is None  # a traceback would show it
+    assert raised.value.__suppress_context__
     assert raised.value.remote == "hf://a/b"
     assert "\n" not in str(raised.value)
-    said = [str(raised.value), str(raised.value.__cause__), repr(client), caplog.text]
+    said = [*traceback.format_exception(raised.value), repr(client), caplog.text]
     assert not any(TOKEN in text for text in said)
     assert empty(client)
 
@@ -100,6 +105,31 @@ def test_the_token_goes_to_the_hub_and_into_no_file(hub: Hub, tmp_path: Path, mo
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+
+
+def test_what_surrounds_a_token_is_no_part_of_it(hub: Hub, tmp_path: Path, model: Model) -> None:
+    hub.add("a/b", {"model.safetensors": plain(model)})
+    CoralHubClient(tmp_path / "cache", f" {TOKEN}\r\n", endpoint=hub.url).download_model("a/b")
+    assert hub.tokens == {f"Bearer {TOKEN}"}
+
+
+@pytest.mark.parametrize(
+    "token", [f"{TOKEN}\n{TOKEN}", f"my {TOKEN}", f"{TOKEN}\u200b", f"\ufeff{TOKEN}", f"\0{TOKEN}"]
+)
+def test_what_cannot_be_a_token_is_refused_and_not_repeated(token: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="token") as raised:
+        CoralHubClient(tmp_path / "cache", token)
+    assert not any(TOKEN in text for text in traceback.format_exception(raised.value))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("token", [TOKEN + "\n", TOKEN + "\u200b"])
+def test_a_token_that_cannot_be_sent_is_in_no_traceback(hub: Hub, client: Any, token: str) -> None:
+    """One that huggingface_hub would send, from wherever it has it."""
+    client._api.token = token
+    with pytest.raises(RemoteError) as raised:
+        client.download_model("a/b")
+    assert not any(TOKEN in text for text in traceback.format_exception(raised.value))
 
 
 def test_a_private_repository_is_not_there_without_a_token(hub: Hub, client: Any, model: Model) -> None:
@@ -199,10 +229,50 @@ def test_what_numpy_has_no_type_for_comes_as_it_is(hub: Hub, client: Any, anothe
         assert equal(found, model)
 
 
-def test_a_dtype_that_the_format_lacks_is_refused_before_anything_is_sent(hub: Hub, client: Any) -> None:
-    with pytest.raises(UnsupportedValue, match="complex32"):
-        client.upload_model({"x": WeightTensor(np.zeros(3, np.uint32), "complex32")}, "me/x")
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"x": WeightTensor(np.zeros(3, np.uint32), "complex32")}, "complex32"),
+        ({"x": np.ones(3), "__metadata__": np.ones(3)}, "no tensor of the name '__metadata__'"),
+    ],
+    ids=["dtype", "name"],
+)
+def test_what_the_format_lacks_is_refused_before_anything_is_sent(
+    hub: Hub, client: Any, weights: Any, words: str
+) -> None:
+    with pytest.raises(UnsupportedValue, match=words):
+        client.upload_model(weights, "me/x")
     assert len(hub.models["me/x"].commits) == 1
+    assert hub.large == {}
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", ["write_model", "TemporaryDirectory"])
+def test_an_upload_for_which_there_is_no_room(
+    hub: Hub, client: Any, model: Model, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(_client, name, full)
+    with pytest.raises(DiskFull, match="Free some space"):
+        client.upload_model(model, "me/base")
+
+
+def test_a_cache_for_which_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Repository(tmp_path, init=True)
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(DiskFull, match="incoming"):
+        CoralHubClient(tmp_path)
+
+
+def test_a_download_for_which_there_is_no_room(
+    hub: Hub, client: Any, another: Any, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.upload_model(model, "me/base")
+    monkeypatch.setattr(_transfer.Transfer, "ranges", full)
+    with pytest.raises(DiskFull, match="Free some space"):
+        another("two").download_model("me/base")
 
 
 @pytest.mark.parametrize(("options", "kind"), [({}, EmptyCommit), ({"max_shard_size": 0}, ConfigError)])
@@ -284,6 +354,56 @@ def test_a_sidecar_that_is_wrong_costs_bytes_and_nothing_else(
     data = b"\xff{" if what == "garbage" else json.dumps(content).encode()
     hub.add("me/base", {**files, "coral.json": data})
     assert equal(another("two").download_model("me/base"), changed)
+
+
+def said_to_have(client: CoralHubClient, monkeypatch: pytest.MonkeyPatch, path: str, size: Any) -> None:
+    """Have the Hub say of a file that it has this size."""
+    real = client._api.model_info
+
+    def lie(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        for sibling in found.siblings or ():
+            if sibling.rfilename == path:
+                sibling.size = size
+        return found
+
+    monkeypatch.setattr(client._api, "model_info", lie)
+
+
+@pytest.mark.parametrize("size", [(16 << 20) + 1, 1 << 62])
+def test_a_sidecar_that_is_too_long_is_not_fetched(
+    hub: Hub, client: Any, another: Any, model: Model, size: int, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.upload_model(model, "me/base")
+    other = another("two")
+    said_to_have(other, monkeypatch, "coral.json", size)
+    hub.requests.clear()
+    assert equal(other.download_model("me/base"), model)
+    assert f"coral.json has {size} bytes" in caplog.text
+    assert not any(path.endswith("coral.json") for _, path, _ in hub.requests)
+
+
+@pytest.mark.parametrize("size", [-5, 1 << 63, 1.5, "5", True])
+def test_a_size_that_cannot_be_is_refused(hub: Hub, client: Any, model: Model, monkeypatch: Any, size: Any) -> None:
+    hub.add("a/b", {"model.safetensors": plain(model), "coral.json": b"{}"})
+    said_to_have(client, monkeypatch, "coral.json", size)
+    for use in (client.download_model, client.get_model_info):
+        with pytest.raises(UnsafeInput, match=r"coral\.json"):
+            use("a/b")
+    assert empty(client)
+
+
+def test_a_sidecar_that_would_not_be_read_is_not_written(
+    hub: Hub, client: Any, another: Any, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a model of more than 250 GB."""
+    after = {name: WeightTensor(tensor.data * np.float32(1.0001)) for name, tensor in model.items()}
+    client.upload_model(model, "me/base")
+    client.upload_model(model, "me/tuned")
+    monkeypatch.setattr(_upload, "LARGEST", 1000)
+    client.upload_model(after, "me/tuned", base_model="me/base")
+    assert sorted(hub.files("me/tuned")) == [".gitattributes", "README.md", "model.safetensors"]
+    assert equal(another("two").download_model("me/tuned"), after)
 
 
 def test_a_sidecar_is_about_its_own_files_alone(hub: Hub, client: Any, model: Model) -> None:
@@ -456,6 +576,31 @@ def test_of_a_base_that_is_not_the_models_the_user_is_told(
     client.upload_model(after, "me/tuned", base_model="me/base")
     assert equal(another("two").download_model("me/tuned", base_model="me/bsae"), after)
     assert "me/tuned was made from me/base, not from me/bsae" in caplog.text
+
+
+def test_what_a_stranger_wrote_is_escaped_in_the_log(
+    hub: Hub, client: Any, another: Any, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    after = {name: WeightTensor(tensor.data * np.float32(1.0001)) for name, tensor in model.items()}
+    client.upload_model(model, "me/base")
+    client.upload_model(after, "me/tuned", base_model="me/base")
+    content = json.loads(hub.files("me/tuned")["coral.json"])
+    content["delta"]["base_model"] = "\x1b[2J\u202e\nroot: all is well" + "x" * 1000
+    files = {**hub.files("me/tuned"), "coral.json": json.dumps(content).encode()}
+    hub.add("me/tuned", files)
+    for number, named in enumerate(("me/base", None)):
+        assert equal(another(f"its base {number}").download_model("me/tuned", base_model=named), after)
+    renamed = json.dumps(content).replace("model.safetensors", "\\u001b[2J.safetensors").encode()
+    hub.add("me/odd", {"\x1b[2J.safetensors": files["model.safetensors"], "coral.json": renamed})
+    faults = ["cut"]
+    hub.fault = lambda path: (faults.pop() if faults else "whole") if ".safetensors" in path else None
+    assert equal(another("its file").download_model("me/odd"), after)
+    assert caplog.text.count("\\x1b[2J\\u202e\\nroot: all") == 3
+    for what in ("was cut off", "is fetched whole"):
+        assert f"\\x1b[2J.safetensors of me/odd {what}" in caplog.text
+    said = [record.getMessage() for record in caplog.records if record.name == "coral"]
+    assert all(text.isprintable() and len(text) < 500 for text in said)
 
 
 @pytest.mark.parametrize("pattern", ["*.safetensors", "coral.json", "README.md"])

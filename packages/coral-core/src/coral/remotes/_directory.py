@@ -57,14 +57,17 @@ class DirectoryRemote(Remote):
                 size, modified = self._fs.stat(check_remote_name(prefix))
                 yield RemoteFile(prefix, size, modified)
             return
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(os.path.join(self._fs.root, prefix)) as found:
-            for each in found:
-                if each.is_dir(follow_symlinks=False):
-                    yield from self.list(f"{prefix}{each.name}/")
-                else:
-                    with suppress(FileNotFoundError):  # removed since it was listed
-                        stat = each.stat(follow_symlinks=False)
-                        yield RemoteFile(prefix + each.name, stat.st_size, stat.st_mtime)
+        folders = [prefix]
+        while folders:
+            at = folders.pop()
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(os.path.join(self._fs.root, at)) as found:
+                for each in found:
+                    if each.is_dir(follow_symlinks=False):
+                        folders.append(f"{at}{each.name}/")
+                    else:
+                        with suppress(FileNotFoundError):  # removed since it was listed
+                            stat = each.stat(follow_symlinks=False)
+                            yield RemoteFile(at + each.name, stat.st_size, stat.st_mtime)
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError):

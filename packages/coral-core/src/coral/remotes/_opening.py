@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from urllib.parse import unquote, urlsplit
+from contextlib import suppress
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from coral.errors import ConfigError, UnsafeInput
 from coral.remotes._directory import DirectoryRemote
@@ -17,6 +18,7 @@ GROUP = "coral.remotes"
 _OBJECT_STORES = ("s3", "gs", "az", "memory")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,19}):/")
+_PATHS = ("/", "./", "../", "~")
 _LONGEST = 2048
 
 
@@ -32,13 +34,10 @@ def check_url(url: str | os.PathLike[str]) -> str:
     if scheme is None:
         if "::" in text:
             raise UnsafeInput("chained URLs (with '::') are refused: name the one place that the remote is at")
-        if match := _ONE_SLASH.match(text):
-            raise ConfigError(
-                f"{match[1]}:/ with one slash begins no URL: write {match[1].lower()}://. For a folder of that name "
-                f"write ./{match[1]}:/"
-            )
+        if not text.startswith(_PATHS) and not os.path.isabs(text):  # C:/ is absolute where there are drives
+            _check_no_url(text)
         return os.path.abspath(os.path.expanduser(text))
-    parts = urlsplit(text)
+    parts = _split(text, scheme)
     if "@" in parts.netloc or parts.query or parts.fragment or "::" in text:
         raise UnsafeInput(
             f"the URL of a remote holds no credentials, no '?', no '#' and no '::', and this {scheme}:// URL does: "
@@ -47,6 +46,8 @@ def check_url(url: str | os.PathLike[str]) -> str:
     if scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise ConfigError("a file:// URL has an absolute path and no host: file:///mnt/backup/weights")
+        if "\0" in unquote(parts.path):
+            raise UnsafeInput("a file:// URL holds a NUL (%00), which no path can: take it out")
         return text
     if scheme not in schemes():
         raise ConfigError(
@@ -56,6 +57,27 @@ def check_url(url: str | os.PathLike[str]) -> str:
     if not parts.netloc:
         raise ConfigError(f"a {scheme}:// URL names a bucket, or the like, and a folder: {scheme}://bucket/weights")
     return text.rstrip("/")
+
+
+def _check_no_url(text: str) -> None:
+    """That what begins with no scheme is a folder's path, and no URL that was written wrongly."""
+    if "://" in text or "@" in text.partition(":")[2]:
+        raise UnsafeInput(
+            "what begins with no scheme is a folder, and this has '://' in it, or what looks like user:secret@host: "
+            "take out credentials, and what stands before the scheme, as a blank or a quote. For a folder of that name "
+            "write ./ before it"
+        )
+    if match := _ONE_SLASH.match(text):
+        raise ConfigError(
+            f"{match[1]}:/ with one slash begins no URL: write {match[1].lower()}://. For a folder of that name write "
+            f"./{match[1]}:/"
+        )
+
+
+def _split(text: str, scheme: str) -> SplitResult:
+    with suppress(ValueError):  # it would repeat a part of the URL
+        return urlsplit(text)
+    raise UnsafeInput(f"this {scheme}:// URL cannot be taken apart: correct what stands between '//' and the next '/'")
 
 
 def open_remote(url: str | os.PathLike[str], *, single_writer: bool = False) -> Remote:

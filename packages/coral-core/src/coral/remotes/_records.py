@@ -21,6 +21,7 @@ from coral.filesystem import FileSystem
 from coral.remotes._opening import check_url
 from coral.store import _refs, check_ref_name
 from coral.store._files import LIMIT, make_folder, put_if_absent, seal, temporary, unseal
+from coral.store._pack import LARGEST_DIRECTORY
 
 __all__ = ["Memory", "RemoteRecord", "add_record", "read_record", "records", "remove_record"]
 
@@ -118,7 +119,7 @@ class Memory:
 
     def pack(self, name: str) -> bytes | None:
         """The end of a pack of the remote."""
-        return self._read(f"packs/{name}", 1 << 30)
+        return self._read(f"packs/{name}", LARGEST_DIRECTORY)
 
     def remember_pack(self, name: str, data: bytes) -> None:
         """Remember the end of a pack."""

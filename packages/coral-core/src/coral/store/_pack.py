@@ -54,6 +54,8 @@ UNSYNCED = 1
 """A flag: the pack was written without fsync, so that one who relies on it for good must sync it first."""
 MAPPED = 64 << 10
 """Bytes from which mapping a tensor beats reading it."""
+LARGEST_DIRECTORY = 1 << 30
+"""Bytes of a directory at most. It has 36 of them for each MiB of tensors: that of 1 TB of weights has 36 MB."""
 _MAX_ENTRIES = 1 << 24
 NO_BASE = bytes(32)
 
@@ -82,6 +84,7 @@ class Directory:
         """Parse the directory of pack `name`, whose data area ends at byte `end`; CorruptObject if it is not sound."""
         self.name = name
         self.end = end
+        _check_size(name, len(data))
         if len(data) < DIRECTORY.size:
             raise _corrupt(name, "its directory is too short")
         magic, version, self.flags, count, _ = DIRECTORY.unpack_from(data)
@@ -202,6 +205,7 @@ def directory_of(file: ReadFile, name: str) -> Directory:
     magic, offset, size, digest, _, crc = TRAILER.unpack(trailer)
     if magic != b"CORALTR\n" or crc != zlib.crc32(trailer[:-4]) or offset + size + TRAILER.size != file.size:
         raise _corrupt(name, "its trailer is torn or was changed")
+    _check_size(name, size)
     if size + TRAILER.size <= tail.size:
         data = tail[-TRAILER.size - size : -TRAILER.size].tobytes()
     else:
@@ -236,6 +240,11 @@ def pieces(file: ReadFile, entry: Entry) -> Iterator[Bytes]:
         if fold(piece) != total:
             raise CorruptObject(f"{entry.kind} {entry.id[:12]} fails its check at byte {number * BLOCK}. Run fsck.")
         yield piece
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > LARGEST_DIRECTORY:
+        raise _corrupt(name, f"its directory has {size} bytes; {LARGEST_DIRECTORY} is the limit")
 
 
 def _corrupt(name: str, why: str) -> CorruptObject:

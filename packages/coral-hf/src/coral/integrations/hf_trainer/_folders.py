@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ def write_resume(repo: Repository, commit: Commit, folder: Path) -> None:
         found = TrainingState.of(commit)
         _log.warning("%s resumes approximately: %s", commit.id[:12], found.why if found else "no run has saved it")
     with _made(folder) as made:
-        _write_model(repo, commit, state, made, leave=())
+        unpack(state.get("files", {}), made)
+        _write_weights(repo.load(commit.id), made, adapter="adapter" in state)
         (made / "trainer_state.json").write_text(trainer["state"], encoding="utf-8")
         for name in ("optimizer", "scheduler", "scaler"):
             if name in trainer:
@@ -60,16 +61,27 @@ def write_resume(repo: Repository, commit: Commit, folder: Path) -> None:
 
 
 def write_export(repo: Repository, commit: Commit, folder: Path) -> Path:
-    """Write what `from_pretrained` opens; returns the folder. ConfigError where the model had no config."""
+    """Write what `from_pretrained` opens; returns the folder. ConfigError where the model had no config.
+
+    Of a model with an adapter in it, it is the adapter alone, as `save_pretrained` would have it.
+    """
     state = _state(repo, commit)
     files = state.get("files", {})
     if "config.json" not in files and "adapter_config.json" not in files:
         raise ConfigError(
-            f"commit {commit.id[:12]} has no config.json: from_pretrained opens models of transformers and PEFT alone. "
-            "load_from_coral, or Repository.load, loads its weights"
+            f"commit {commit.id[:12]} has no config.json, and no single adapter: from_pretrained opens models of "
+            "transformers and PEFT alone, and one adapter at a time. load_from_coral, or Repository.load, loads its "
+            "weights"
         )
+    weights = repo.load(commit.id)
+    injected, implied = state.get("injected"), {*state.get("implied", ())}
+    if injected is None:
+        named = {name: weight for name, weight in weights.items() if name not in implied}
+    else:
+        named = {name: weights[inside] for name, inside in injected.items()}
     with _made(folder) as made:
-        _write_model(repo, commit, state, made, leave=state.get("implied", ()))
+        unpack(files, made)
+        _write_weights(named, made, adapter="adapter" in state or injected is not None)
     return folder
 
 
@@ -101,12 +113,8 @@ def _umask() -> int:
     return mask
 
 
-def _write_model(
-    repo: Repository, commit: Commit, state: Mapping[str, Any], folder: Path, *, leave: Iterable[str]
-) -> None:
-    unpack(state.get("files", {}), folder)
-    stem = "adapter_model" if "adapter" in state else "model"
-    weights = {name: weight for name, weight in repo.load(commit.id).items() if name not in {*leave}}
+def _write_weights(weights: Mapping[str, WeightTensor], folder: Path, *, adapter: bool) -> None:
+    stem = "adapter_model" if adapter else "model"
     save_safetensors(_apart(weights), folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 

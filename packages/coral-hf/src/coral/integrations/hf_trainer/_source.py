@@ -14,6 +14,9 @@ from transformers.trainer_callback import ExportableState, TrainerControl, Train
 
 from coral.errors import UnsupportedValue
 from coral.integrations.hf_trainer import _peft
+from coral.integrations.hf_trainer._casting import cast_when_loaded
+from coral.integrations.hf_trainer._data import orders_itself, own_generators, unknown_sampler
+from coral.integrations.hf_trainer._moved import Buffers
 from coral.integrations.hf_trainer._pretrained import config_writer, implied_names, packed, tokenizer_writer
 from coral.integrations.pytorch._buffers import TensorBuffers
 from coral.integrations.pytorch._modules import is_sharded, module_parts
@@ -41,6 +44,7 @@ class TrainerSource:
         self.state: TrainerState = parts["state"]
         self.control: TrainerControl = parts["control"]
         self.trainer = trainer
+        self._loader = parts.get("train_dataloader")
         self.sharded = is_sharded(self.model)
         self._skips_data = not parts["args"].ignore_data_skip
         self._several = parts["args"].world_size > 1
@@ -52,13 +56,16 @@ class TrainerSource:
         self._config = config
         self._complete = complete
         self._buffers = TensorBuffers()
+        self._base = Buffers(self.model) if _peft.is_peft(self.model) else None
         self._whole: dict[str, Tensor] = {}  # the weights of a sharded model, on the main process
         self._before_batches: object = None
         self._data_draws: bool | None = None  # not known yet
+        self._is_put_back = self.state.global_step > 0  # the generators are, in the epoch that a run goes on with
+        self._injected = {} if self.sharded else _peft.injected_names(self.model)
         writers = {"tokenizer": tokenizer_writer(parts.get("processing_class"))}
-        if _peft.is_peft(self.model):
+        if _peft.is_peft(self.model) or self._injected:
             writers["adapter"] = _peft.config_writer(self.model)
-        else:
+        elif not _peft.is_injected(self.model):
             writers["model"] = config_writer(self.model)
         self._files = packed(writers) if self.main else {}
 
@@ -87,6 +94,8 @@ class TrainerSource:
         metadata: dict[str, Any] = {}
         if _peft.is_peft(self.model):
             state["adapter"] = metadata["adapter"] = _peft.reference(self.model)
+        if self._injected:
+            state["injected"] = self._injected
         if self._complete:
             state["trainer"] = self._trainer_state(keep, randoms)
         self._buffers.finish()
@@ -105,8 +114,8 @@ class TrainerSource:
                     "the shards of the model are on several processes, and the others cannot be asked"
                 )
             return self._whole, []
-        if _peft.is_peft(self.model):
-            return _peft.adapter_tensors(self.model), _peft.trained_outside(self.model)
+        if self._base is not None:
+            return _peft.adapter_tensors(self.model), _peft.trained_outside(self.model, self._base.moved())
         parts = module_parts(self.model)
         return parts.tensors, list(parts.extra)
 
@@ -157,6 +166,10 @@ class TrainerSource:
             why.append("the optimizer of a sharded model is not saved")
         elif self.optimizer is None or not config.save_optimizer_state:
             why.append("the optimizer's state was not saved")
+        elif cast := cast_when_loaded(self.optimizer):
+            why.append(
+                f"the optimizer's {', '.join(cast)} are cast to their parameters' dtype by a Trainer that goes on"
+            )
         if self.scheduler is not None and not config.save_scheduler_state:
             why.append("the scheduler's state was not saved")
         if not config.save_random_state:
@@ -165,10 +178,14 @@ class TrainerSource:
             why.append("its data has no length, and a Trainer that goes on does not count how often it was begun anew")
         if self.within_epoch and not self._skips_data:
             why.append("it was saved within an epoch, and ignore_data_skip=True begins the epoch's data again")
+        elif self.within_epoch and not self.interrupted and (sampler := unknown_sampler(self._loader)):
+            why.append(f"it was saved within an epoch, and a {sampler} may give the rest of it in another order")
         elif self.within_epoch and not self.interrupted and self._data_draws:
             why.append("it was saved within an epoch, and the data draws random numbers, which resuming draws anew")
         elif self.within_epoch and not self.interrupted and self._data_draws is None:
             why.append("it was saved within an epoch, in its first step, and whether its data draws is not known")
+        if generators := own_generators(self._loader):
+            why.append(f"the data has random generators of its own, which are not saved: {', '.join(generators)}")
         left = {str(name) for name in self.state.stateful_callbacks or ()} - {"TrainerControl"}
         if left and self.trainer is None:
             why.append(f"the state of {', '.join(sorted(left))} is known to an attached Trainer alone (attach)")
@@ -178,8 +195,13 @@ class TrainerSource:
     # before the generators are put back
 
     def epoch_begins(self) -> None:
-        """Batches are about to be taken by an iterator that is made anew, which may draw a seed."""
-        self._before_batches = None
+        """Batches are about to be taken by an iterator that is made anew, which draws a seed.
+
+        What more is drawn is an order: a sampler's, which `unknown_sampler` tells of, or that of an iterable dataset.
+        """
+        looks = self._complete and orders_itself(self._loader) and not self._is_put_back
+        self._before_batches = _fingerprint(seeds=1) if looks else None
+        self._is_put_back = False
 
     def before_batches(self) -> None:
         """The batches of the next step may be taken now; the last call before that counts."""
@@ -192,12 +214,16 @@ class TrainerSource:
         self._before_batches = None
 
 
-def _fingerprint() -> object:
+def _fingerprint(*, seeds: int = 0) -> object:
+    """What the generators' states are, once torch's has drawn so many seeds."""
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002, the global one is in use
     assert isinstance(numpy, dict)
+    generator = torch.Generator()
+    generator.set_state(torch.get_rng_state())
+    torch.empty(seeds, dtype=torch.int64).random_(generator=generator)
     return (
         hash(random.getstate()),
         numpy["state"]["pos"],
         numpy["state"]["key"].tobytes(),
-        torch.get_rng_state().numpy().tobytes(),
+        generator.get_state().numpy().tobytes(),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from coral import Commit, Repository, WeightTensor
 from coral._loading import StoredTensors
-from coral.errors import CoralError
+from coral.errors import CoralError, storage_errors
 from coral.objects import TensorEntry
 
 __all__ = ["Cache"]
@@ -20,7 +20,8 @@ class Cache:
     def __init__(self, path: Path) -> None:
         self.repo = Repository(path, init=True)
         self.incoming = path / "incoming"
-        self.incoming.mkdir(exist_ok=True)
+        with storage_errors(f"making {self.incoming}"):
+            self.incoming.mkdir(exist_ok=True)
 
     def find(self, repo_id: str, revision: str | None) -> Commit | None:
         """The commit of a revision: by its id, or the newest that was asked for by that name; None is `main`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from coral.errors import (
     RemoteUnreachable,
     UnsafeInput,
     UnsupportedValue,
+    printable,
+    storage_errors,
 )
 from coral.integrations.huggingface._cache import Cache
 from coral.integrations.huggingface._compare import Comparison, compare
@@ -36,7 +39,7 @@ from coral.integrations.huggingface._models import (
     weight_files,
 )
 from coral.integrations.huggingface._repository import upload
-from coral.integrations.huggingface._sidecar import Sidecar
+from coral.integrations.huggingface._sidecar import NAME, Sidecar
 from coral.integrations.huggingface._transfer import Transfer
 from coral.integrations.huggingface._upload import INDEX, PACK, Base, model_card, write_model
 from coral.objects import clean_weights
@@ -48,6 +51,7 @@ _log = logging.getLogger("coral")
 
 _CACHE = "~/.coral/hub"
 _SECONDS = 30  # that an answer of the Hub's API may take
+_TOKEN = re.compile("[!-~]+")
 
 
 class CoralHubClient:
@@ -58,9 +62,10 @@ class CoralHubClient:
         client.last_download_stats.savings_percent
 
     What was downloaded is in `cache_dir`, a coral repository: tensors that models share are there once, are not fetched
-    again, and can be had without a network. `token` is one of the Hub's; None takes the one of `hf auth login`.
-    `delta_config` says how differences are made on upload; `similarity_threshold`, where it is given, takes the place
-    of its own. `endpoint` is the address of another Hub; None takes huggingface_hub's (HF_ENDPOINT).
+    again, and can be had without a network. `token` is one of the Hub's, a line end behind it being no part of it; None
+    takes the one of `hf auth login`. `delta_config` says how differences are made on upload; `similarity_threshold`,
+    where it is given, takes the place of its own. `endpoint` is the address of another Hub; None takes
+    huggingface_hub's (HF_ENDPOINT).
 
     Raises ConfigError, NotARepository, StorageError.
     """
@@ -78,7 +83,7 @@ class CoralHubClient:
         if similarity_threshold is not None:
             config = replace(config, similarity_threshold=similarity_threshold)
         self._config = config
-        self._api = HfApi(endpoint=endpoint, token=token, library_name="coral")
+        self._api = HfApi(endpoint=endpoint, token=_clean(token), library_name="coral")
         self._cache = Cache(Path(cache_dir).expanduser())
         self._stats: DownloadStats | None = None
 
@@ -122,8 +127,8 @@ class CoralHubClient:
 
         They are there as safetensors files that anybody opens, of `max_shard_size` bytes at most. `base_model`, which
         is fetched if it is not in the cache, goes into the model card, and what differs from it into a delta pack.
-        Other files stay as they are. Raises EmptyCommit, UnsupportedValue, RemoteDenied, RemoteError (somebody else
-        committed meanwhile, too; or a .gitignore there leaves out one of the files).
+        Other files stay as they are. Raises EmptyCommit, UnsupportedValue, StorageError, RemoteDenied, RemoteError
+        (somebody else committed meanwhile, too; or a .gitignore there leaves out one of the files).
         """
         given = clean_weights(weights)
         if not given:
@@ -134,11 +139,11 @@ class CoralHubClient:
         with hub_errors(f"uploading to {repo_id}", repo_id):
             url = str(self._api.create_repo(repo_id, private=private, exist_ok=True))
         before = self._snapshot(repo_id, None)
-        with TemporaryDirectory(dir=self._cache.incoming) as name:
+        with storage_errors(f"uploading to {repo_id}"), TemporaryDirectory(dir=self._cache.incoming) as name:
             folder = Path(name)
             card = model_card(self._card(before, folder), repo_id, base_model)
             written = write_model(folder, given, base, self._config, shard_size=max_shard_size)
-            stale = {*before.info.weight_files, INDEX, PACK} & {*before.files} - {*written.files}
+            stale = {*before.info.weight_files, INDEX, PACK, NAME} & {*before.files} - {*written.files}
             adds = [CommitOperationAdd(path, folder / path) for path in written.files]
             card_file = CommitOperationAdd("README.md", card.encode())
             with hub_errors(f"uploading to {repo_id}", repo_id):
@@ -210,14 +215,15 @@ class CoralHubClient:
         delta = sidecar.delta if sidecar else None
         if delta is None or self._cache.holds(bases := {id for id in delta.tensors.values() if id}) == bases:
             return None
+        named = printable(delta.base_model[:200], lines=False)
         if base_model is None:
-            _log.info("with %s in the cache, less would be fetched: name it as base_model", delta.base_model)
+            _log.info("with %s in the cache, less would be fetched: name it as base_model", named)
             return None
         if delta.base_model != base_model:
             _log.warning(
                 "%s was made from %s, not from %s, which is not fetched: name that as base_model to fetch less",
                 repo_id,
-                delta.base_model,
+                named,
                 base_model,
             )
             return None
@@ -237,6 +243,17 @@ class CoralHubClient:
         path = folder / "README.md"
         self._transfer(snapshot).whole(snapshot.files["README.md"], path)
         return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _clean(token: str | None) -> str | None:
+    """A token without what surrounds it, as the line end of the file that it was in; ConfigError if that is none."""
+    found = token.strip() if token else token
+    if found and not _TOKEN.fullmatch(found):
+        raise ConfigError(
+            "the token has a blank, a line end or another character in it that no token has: pass nothing but the "
+            "token, as it is shown once at https://huggingface.co/settings/tokens"
+        )
+    return found
 
 
 def _together(model: DownloadStats, base: DownloadStats) -> DownloadStats:

@@ -22,12 +22,21 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from coral import Commit, WeightTensor
-from coral.errors import CorruptObject, MissingExtra, NewerFormat, UnsafeInput, UnsupportedValue, storage_errors
+from coral.errors import (
+    CorruptObject,
+    LimitExceeded,
+    MissingExtra,
+    NewerFormat,
+    UnsafeInput,
+    UnsupportedValue,
+    printable,
+    storage_errors,
+)
 from coral.integrations.huggingface._cache import Cache
 from coral.integrations.huggingface._deltas import admit
 from coral.integrations.huggingface._models import DownloadStats, HubFile, Snapshot
 from coral.integrations.huggingface._safetensors import Place, as_tensor, read_header
-from coral.integrations.huggingface._sidecar import NAME, Claimed, Sidecar
+from coral.integrations.huggingface._sidecar import LARGEST, NAME, Claimed, Sidecar
 from coral.integrations.huggingface._transfer import NoRanges, Transfer
 from coral.objects import TensorEntry
 from coral.store import Operation, intent
@@ -63,11 +72,16 @@ def download(
 
 
 def read_sidecar(snapshot: Snapshot, transfer: Transfer, folder: Path) -> Sidecar | None:
-    """coral.json, if there is one, it can be read, and it is about the weight files that are there."""
+    """coral.json, if there is one, it can be read, and it is about the weight files that are there.
+
+    Raises StorageError.
+    """
     if NAME not in snapshot.files:
         return None
     try:
-        with TemporaryDirectory(dir=folder) as inner:
+        if (size := snapshot.files[NAME].size) > LARGEST:
+            raise LimitExceeded(f"{NAME} has {size} bytes; {LARGEST} is the limit")
+        with storage_errors(f"downloading {NAME}"), TemporaryDirectory(dir=folder) as inner:
             path = Path(inner) / NAME
             transfer.whole(snapshot.files[NAME], path)
             found = Sidecar.of(path.read_bytes())
@@ -154,7 +168,8 @@ class _Work:
                 self.delta += sum(claimed.id in came for claimed in claims.values())
                 return
             except (NoRanges, CorruptObject) as error:
-                _log.warning("%s of %s is fetched whole: %s", file.path, self.snapshot.info.repo_id, error)
+                name = printable(file.path, lines=False)
+                _log.warning("%s of %s is fetched whole: %s", name, self.snapshot.info.repo_id, error)
         path = self.folder / file.path
         self.transfer.whole(file, path)
         places = read_header(path, f"{file.path} of {self.snapshot.info.repo_id}")

@@ -1,4 +1,7 @@
-"""What goes wrong with the Hub, as one of coral's errors, with the cause attached and without a word of the token."""
+"""What goes wrong with the Hub, as one of coral's errors, without a word of the token.
+
+The cause is left out, too: a traceback would show its text, which may have the token, or a signed URL.
+"""
 
 from __future__ import annotations
 
@@ -45,21 +48,21 @@ def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
     except CoralError:
         raise
     except HFValidationError as error:
-        raise UnsafeInput(f"{doing}: {without_secrets(str(error))}") from error
+        raise UnsafeInput(f"{doing}: {without_secrets(str(error))}") from None
     except _CAUGHT as error:
         kind, advice = _explained(error, repo_id)
-        raise kind(f"{doing}: {advice}", remote=f"hf://{repo_id}") from error
+        raise kind(f"{doing}: {advice}", remote=f"hf://{repo_id}") from None
     except JSONDecodeError as error:
         raise RemoteUnreachable(
             f"{doing}: the Hub's answer cannot be read ({_first_line(error)}). Try again.", remote=f"hf://{repo_id}"
-        ) from error
+        ) from None
     except (ValueError, KeyError, TypeError) as error:  # of huggingface_hub, about an answer or what it was given
-        raise RemoteError(f"{doing}: {_first_line(error)}", remote=f"hf://{repo_id}") from error
+        raise RemoteError(f"{doing}: {_first_line(error)}", remote=f"hf://{repo_id}") from None
     except RuntimeError as error:
         if not isinstance(error.__cause__, NETWORK):
             raise
         kind, advice = _explained(error.__cause__, repo_id)  # huggingface_hub wraps what befalls an upload in these
-        raise kind(f"{doing}: {advice}", remote=f"hf://{repo_id}") from error
+        raise kind(f"{doing}: {advice}", remote=f"hf://{repo_id}") from None
 
 
 def _explained(error: Exception, repo_id: str) -> tuple[type[RemoteError], str]:

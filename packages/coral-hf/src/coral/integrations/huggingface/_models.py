@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coral.errors import UnsafeInput, UnsupportedValue
+from coral.weights import MAX_BYTES
 
 __all__ = ["DownloadStats", "HubFile", "ModelInfo", "Snapshot", "base_of", "check_weights", "weight_files"]
 
@@ -55,12 +56,19 @@ class DownloadStats:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file at a revision, and what its bytes are checked by: the SHA-256 of a large one, git's id of the others."""
+    """A file at a revision, and what its bytes are checked by: the SHA-256 of a large one, git's id of the others.
+
+    UnsafeInput for a size that cannot be.
+    """
 
     path: str
     size: int
     sha256: str | None
     blob_id: str | None
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or not 0 <= self.size <= MAX_BYTES:
+            raise UnsafeInput(f"the Hub says of {self.path[:200]!r} that it has {str(self.size)[:40]} bytes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ _PAUSE = 0.2  # seconds before one who was not first looks again; some of it by 
 
 
 class HubRepository:
-    """A repository's `main`. What goes wrong is a RemoteError, with the cause attached."""
+    """A repository's `main`. What goes wrong is a RemoteError."""
 
     def __init__(self, repo_id: str) -> None:
         self.id = repo_id

@@ -16,10 +16,11 @@ import numpy as np
 
 from coral import WeightTensor
 from coral.errors import CoralError, UnsafeInput, UnsupportedValue
-from coral.weights import DTYPES, check_name, check_shape
+from coral.weights import DTYPES, MAX_BYTES, check_name, check_shape
 
 __all__ = ["Place", "as_tensor", "parse_header", "read_header", "write_file"]
 
+_METADATA = "__metadata__"
 _MAX_HEADER = 100_000_000  # bytes; the limit of the format
 
 _CODES = {
@@ -66,9 +67,9 @@ def parse_header(text: bytes, size: int, what: str) -> dict[str, Place]:
         raise _lies(what, f"its header is not what the format asks for: {error}") from error
     if not isinstance(header, dict):
         raise _lies(what, f"its header is a {type(header).__name__}, not an object")
-    extra = header.pop("__metadata__", {})
+    extra = header.pop(_METADATA, {})
     if not isinstance(extra, dict) or not all(isinstance(value, str) for value in extra.values()):
-        raise _lies(what, "its __metadata__ is not texts by name")
+        raise _lies(what, f"its {_METADATA} is not texts by name")
     start = 8 + len(text)
     places = {_name(name, what): _place(name, entry, start, what) for name, entry in header.items()}
     return _without_gaps(places, start, size, what)
@@ -102,6 +103,8 @@ def _place(name: str, entry: object, start: int, what: str) -> Place:
         sizes, nbytes = check_shape(shape, _CODES[code])
     except CoralError as error:
         raise _lies(what, f"tensor {name!r}: {error}") from error
+    if max(abs(begin), abs(end)) > MAX_BYTES:
+        raise _lies(what, f"tensor {name!r} is said to lie beyond byte 2^63 - 1")
     if end - begin != nbytes:
         raise _lies(
             what, f"tensor {name!r} takes {nbytes} bytes, and is said to lie from {str(begin)[:20]} to {str(end)[:20]}"
@@ -137,14 +140,17 @@ def write_file(
 ) -> None:
     """Write tensors as a safetensors file, in their order; `seen` is called with each, read, and where it lies.
 
-    Raises UnsupportedValue, before anything is written, for a dtype that the format has no name for.
+    Raises UnsupportedValue, before anything is written, for a dtype that the format has no name for, or for a tensor
+    whose name is not a tensor's there.
     """
     tensors = list(weights)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # without it transformers does not open the file
+    header: dict[str, Any] = {_METADATA: {"format": "pt"}}  # without it transformers does not open the file
     at = 0
     for name, tensor in tensors:
         if tensor.dtype not in _CODE_OF:
             raise UnsupportedValue(f"safetensors has no dtype for {tensor.dtype}, that of {name!r}", path=name)
+        if name == _METADATA:
+            raise UnsupportedValue(f"safetensors has no tensor of the name {name!r}: rename it", path=name)
         span = [at, at + tensor.nbytes]
         header[name] = {"dtype": _CODE_OF[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
         at += tensor.nbytes

@@ -43,9 +43,13 @@ class Shown:
         """
         found: Any = newest.state()
         state: Mapping[str, Any] = found if isinstance(found, dict) else {}
-        implied = {*state.get("implied", ())}
-        weights = {name: weight for name, weight in newest.weights().items() if name not in implied}
-        stem, limit = ("adapter_model", 1 << 62) if "adapter" in state else ("model", _SHARD)  # of PEFT: one file
+        held, injected = newest.weights(), state.get("injected")
+        if injected is None:
+            weights = {name: held[name] for name in held if name not in {*state.get("implied", ())}}
+        else:  # of an adapter in a model of transformers, as PEFT names them
+            weights = {name: held[inside] for name, inside in injected.items()}
+        adapts = "adapter" in state or injected is not None
+        stem, limit = ("adapter_model", 1 << 62) if adapts else ("model", _SHARD)  # of PEFT: one file
         with TemporaryDirectory(prefix="coral-") as name:
             folder = Path(name)
             try:

@@ -15,15 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coral import _json
 from coral._digest import blocks_in, tensor_id
 from coral.errors import CoralError, UnsafeInput
 from coral.integrations.huggingface._safetensors import Place
 from coral.objects import is_id
 from coral.weights import check_name, check_shape
 
-__all__ = ["NAME", "Claimed", "Delta", "Sidecar"]
+__all__ = ["LARGEST", "NAME", "Claimed", "Delta", "Sidecar"]
 
 NAME = "coral.json"
+LARGEST = _json.MAX_BYTES
+"""Bytes of it at most: it has 64 for each MiB of weights, so that of 250 GB it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from huggingface_hub import constants, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # it is public, and says so nowhere
 
-from coral.errors import CorruptObject
+from coral.errors import CorruptObject, printable
 from coral.integrations.huggingface._errors import NETWORK, hub_errors
 from coral.integrations.huggingface._models import HubFile
 
@@ -101,7 +101,7 @@ class Transfer:
                 tries = 1 if span and at > before else tries + 1
                 if tries > len(_PAUSES):
                     raise
-                _log.info("%s of %s was cut off: asking again", file.path, self._repo_id)
+                _log.info("%s of %s was cut off: asking again", printable(file.path, lines=False), self._repo_id)
                 time.sleep(_pause(error, tries))
                 at = at if span else 0
 
@@ -116,7 +116,7 @@ class Transfer:
             if span:
                 said = response.headers.get("Content-Range", "")
                 if response.status_code != 206 or said != f"bytes {span[0]}-{span[1] - 1}/{file.size}":
-                    raise NoRanges(f"{response.status_code} {said}")
+                    raise NoRanges(f"{response.status_code} {said[:80]!r}")
             for chunk in response.iter_raw():
                 with self._lock:
                     self.fetched += len(chunk)

@@ -14,7 +14,7 @@ from coral import DeltaConfig, WeightTensor
 from coral._digest import digests
 from coral.integrations.huggingface._deltas import write_delta_pack
 from coral.integrations.huggingface._safetensors import Place, write_file
-from coral.integrations.huggingface._sidecar import NAME, Claimed, Delta, Sidecar
+from coral.integrations.huggingface._sidecar import LARGEST, NAME, Claimed, Delta, Sidecar
 
 __all__ = ["INDEX", "PACK", "Base", "Written", "model_card", "write_model"]
 
@@ -48,7 +48,10 @@ def write_model(
     shard_size: int,
     stem: str = "model",
 ) -> Written:
-    """Write all files of a model but its card; a weight file has `shard_size` bytes at most, or one tensor."""
+    """Write all files of a model but its card; a weight file has `shard_size` bytes at most, or one tensor.
+
+    Without coral.json, and the delta pack, where that would be longer than what is read: of more than 250 GB.
+    """
     done, hashes, claims = Written(), dict[str, str](), dict[str, Claimed]()
     shards = _shards(weights, shard_size)
     for number, names in enumerate(shards, 1):
@@ -75,8 +78,12 @@ def write_model(
         if tensors:
             delta = Delta(PACK, pack, base.repo_id, base.revision, tensors)
             done.files.append(PACK)
-    (folder / NAME).write_bytes(Sidecar(hashes, claims, delta).to_json())
-    done.files.append(NAME)
+    sidecar = Sidecar(hashes, claims, delta).to_json()
+    if len(sidecar) <= LARGEST:
+        (folder / NAME).write_bytes(sidecar)
+        done.files.append(NAME)
+    elif delta is not None:
+        done.files.remove(PACK)
     return done
 
 
