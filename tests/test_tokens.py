@@ -24,7 +24,8 @@ URLS = (
     f"s3://key:{CANARY}@bucket/weights", f"s3://{CANARY}@bucket/w", f"az://c/w?sig={CANARY}", f"gs://b/w#{CANARY}",
     f"https://user:{CANARY}@example.org/x", f"simplecache::s3://b/{CANARY}", f"file://{CANARY}@host/x",
     f"hf://user:{CANARY}@a/b", f"ftp://{CANARY}@host/x", f"s3://b/w::zip://{CANARY}",
-    f" hf://user:{CANARY}@a/b", f"'s3://key:{CANARY}@b/w'", f"user:{CANARY}@host/x", f"s3://[{CANARY}]/x",
+    f" hf://user:{CANARY}@a/b", f"'s3://key:{CANARY}@b/w'", f"user:{CANARY}@host/x", f"user:{CANARY}@host",
+    f"s3://[{CANARY}]/x",
 )  # fmt: skip
 
 

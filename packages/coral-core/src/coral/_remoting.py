@@ -87,14 +87,17 @@ class Remoting(Naming):
         *,
         tags: bool = True,
         prune: bool = False,
+        repair: bool = False,
         progress: Progress | None = None,
     ) -> Pushed:
         """Bring a branch, by default HEAD's, to a remote, with the tags and notes on it; what is there is not sent.
 
         `remote` is a name or a URL. Where nothing is there yet a repository is made. With `prune`, what was pruned here
-        is pruned there, too, and its space given back. `progress` is called with the bytes that are sent and those
-        there are to send. Raises Diverged, RemoteError and its kinds, NotARepository, NewerFormat; it can be called
-        again after any of them, and sends only what is missing.
+        is pruned there, too, and its space given back, but for what a branch or a tag over there names. With `repair`,
+        what the remote has lost of its other commits, and of other branches, is sent again, as far as it is here.
+        `progress` is called with the bytes that are sent and those there are to send. Raises Diverged, CommitPruned
+        (what the branch is at is pruned over there, and whole here), RemoteError and its kinds, NotARepository,
+        NewerFormat; it can be called again after any of them, and sends only what is missing.
         """
         name = self.head if branch is None else check_ref_name(branch)
         with self._remotely(f"pushing {name} to", remote):
@@ -102,9 +105,8 @@ class Remoting(Naming):
             if tip is None:
                 raise UnknownRef(name, _resolve.known_refs(self._store, "heads"), detail="there is nothing to push")
             side, record = self._side(remote)
-            done = push(
-                self._store, side, name, tip, tags=self._tag_entries() if tags else {}, prune=prune, progress=progress
-            )
+            entries = self._tag_entries() if tags else {}
+            done = push(self._store, side, name, tip, tags=entries, prune=prune, repair=repair, progress=progress)
             if record is not None:
                 self._track(f"{record.name}/{name}", tip, why="push")
         _log.info("%s: pushed: %s", self._store.fs.root, done)

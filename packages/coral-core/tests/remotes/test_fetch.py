@@ -251,6 +251,10 @@ def test_a_shallow_clone_has_the_newest_tensors_and_all_records(repo: Repository
     same(found, repo, *pushed[3:])
 
 
+def test_a_depth_beyond_the_history_is_all_of_it(repo: Repository, remote, pushed, clone, same) -> None:
+    same(clone(depth=1 << 62), repo, *pushed)
+
+
 def test_a_shallow_clone_can_be_worked_on(repo: Repository, there, pushed, clone, commits, same) -> None:
     found = clone(depth=1)
     ids = commits(6, 7, to=found)

@@ -6,7 +6,6 @@ first, then the objects that name them, then notes; refs move last.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from coral.maintenance import Progress
 from coral.maintenance._inventory import Copy, Inventory, settle
 from coral.objects import Commit, Note, State, TensorEntry
 from coral.remotes._graph import Graph, Parts, check_tensor
-from coral.remotes._notes import FoundNote, commit_of, note_paths, read_note
+from coral.remotes._notes import FoundNote, commit_of, note_paths, note_there, read_note
 from coral.remotes._objects import RemoteObjects
 from coral.remotes._receiving import receive
 from coral.remotes._side import Side, each_at_once
@@ -24,8 +23,6 @@ from coral.store import Operation, Store, _refs
 from coral.store._files import make_folder, put_if_absent
 
 __all__ = ["Fetched", "fetch"]
-
-_log = logging.getLogger("coral")
 
 _TRIES = 5
 
@@ -127,6 +124,8 @@ def _near(there: Graph, tips: Iterable[str], depth: int, known: set[str]) -> set
     near: set[str] = set()
     level = set(tips)
     for _ in range(depth):
+        if not level:
+            break
         near |= level
         level = {parent for id in level if id not in known for parent in there.commit(id).parents} - near
     return near
@@ -141,18 +140,7 @@ def _read_notes(work: _Work, known: set[str]) -> None:
     mine = set(note_paths(work.ours.fs))
     there = [each.name for each in work.side.fs.files("notes")]
     paths = [path for path in there if commit_of(path) in new or (path not in mine and commit_of(path) in known)]
-
-    def read(path: str) -> FoundNote | None:
-        try:
-            try:
-                return read_note(work.side.fs, path)
-            except CorruptObject:  # on its way, perhaps
-                return read_note(work.side.fs, path)
-        except (CorruptObject, FileNotFoundError) as error:
-            _log.warning("%s: a note is left out: %s", work.side.url, error)
-            return None
-
-    for found in each_at_once(read, paths):
+    for found in each_at_once(lambda path: note_there(work.side, path), paths):
         if found is not None and not found.note.local:
             work.notes.setdefault(found.commit, []).append(found)
     for path in sorted(mine.difference(there)):
@@ -220,7 +208,7 @@ def _receive_lost(
     if missing:
         raise MissingObject(
             f"{work.side.url} lacks {len(missing)} objects that its refs lead to, as {missing[0][:12]}: run fsck "
-            "there, or push to it from where they are"
+            "there, or push(repair=True) to it from where they are"
         )
     coming = {id: copy for id, copy in settled.items() if copy.pack}
     for id, copy in coming.items():

@@ -33,7 +33,10 @@ class RemoteObjects:
             except MissingObject:
                 self.load(kind, [id])
         if id not in self._loaded:
-            raise MissingObject(f"{kind} {id[:12]} is not at {self._side.url}, which leads to it: run fsck there")
+            raise MissingObject(
+                f"{kind} {id[:12]} is not at {self._side.url}, which leads to it: run fsck there, or push(repair=True) "
+                "to it from where it is"
+            )
         return self._loaded[id]
 
     def load(self, kind: str, ids: Iterable[str] | None = None) -> None:

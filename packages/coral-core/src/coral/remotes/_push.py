@@ -3,28 +3,28 @@
 1. an intent over there names what is relied upon; what of that is gone since is sent as well
 2. packs, then notes; nobody over there looks at either yet; the newest weights, where the remote shows them
 3. the branch moves, by compare-and-swap, if it still is where a fast-forward can begin; tags after it
+4. what is to be pruned there is, but for what refs over there still name
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from coral import _json
 from coral.delta import DeltaConfig
-from coral.errors import Conflict, CoralError, CorruptObject, Diverged, MissingObject
+from coral.errors import CommitPruned, Conflict, CoralError, CorruptObject, Diverged, MissingObject
 from coral.maintenance import Collector, Progress
 from coral.maintenance._inventory import Copy
 from coral.objects import Commit
 from coral.remotes._graph import Graph, Parts
 from coral.remotes._newest import Newest
-from coral.remotes._notes import FoundNote, note_paths, read_note
-from coral.remotes._sending import damaged_copies, plan_sending
-from coral.remotes._side import THREADS, Side
+from coral.remotes._notes import FoundNote, Notes, note_paths, put_notes, sort_notes, tell_pruned
+from coral.remotes._sending import Lost, damaged_copies, find_lost, plan_sending
+from coral.remotes._side import Side
 from coral.remotes._transfer import send
 from coral.store import Operation, Store, _refs, intent
 
@@ -46,18 +46,27 @@ class Pushed:
     bytes_sent: int = 0  # in packs
     notes: int = 0
     tags: tuple[str, ...] = ()
-    refused_tags: tuple[str, ...] = ()  # made by hand over there, at other commits: left as they are
+    refused_tags: tuple[str, ...] = ()  # made by hand over there, at other commits, or of what is pruned there: not put
     bytes_freed: int = 0  # of what is pruned
-    up_to_date: bool = False  # there was nothing to do
+    kept_back: Mapping[str, str] = field(default_factory=dict)  # commits that are not pruned there, and what holds them
+    unmended: tuple[str, ...] = ()  # that have lost something there; without `repair`, whose records are gone
+    up_to_date: bool = False  # nothing was done
 
     def __str__(self) -> str:
-        if self.up_to_date:
-            return f"{self.branch} of {self.remote} is up to date"
-        refused = f"; tags that are elsewhere there: {', '.join(self.refused_tags)}" if self.refused_tags else ""
-        return (
-            f"{self.branch} of {self.remote} is at {self.commit[:12]}: {self.commits} commits, "
-            f"{self.bytes_sent:,} bytes, {self.notes} notes, {len(self.tags)} tags{refused}"
+        done = (
+            f"at {self.commit[:12]}: {self.commits} commits, {self.bytes_sent:,} bytes, {self.notes} notes, "
+            f"{len(self.tags)} tags"
         )
+        said = [f"{self.branch} of {self.remote} is {'up to date' if self.up_to_date else done}"]
+        if self.refused_tags:
+            said.append(f"tags that are elsewhere there, or of what is pruned there: {', '.join(self.refused_tags)}")
+        said += [f"kept there: {commit[:12]}, which {holder} holds" for commit, holder in self.kept_back.items()]
+        if self.unmended:
+            said.append(
+                f"{len(self.unmended)} commits have lost something there, as {self.unmended[0][:12]}: "
+                "push(repair=True) from where they are whole"
+            )
+        return "; ".join(said)
 
 
 @dataclass(slots=True)
@@ -68,16 +77,14 @@ class _Work:
     side: Side
     branch: str
     tip: str
-    prune: bool
     graph: Graph
     done: Pushed
+    notes: Notes = field(default_factory=Notes)
     history: list[Commit] = field(default_factory=list)  # of the branch, parents first
     mine: set[str] = field(default_factory=set)  # the ids of these
     new: list[Commit] = field(default_factory=list)  # that no ref over there leads to
-    notes: list[FoundNote] = field(default_factory=list)  # to send
-    states: dict[str, list[str]] = field(default_factory=dict)  # commit -> states that notes name
-    pruned: set[str] = field(default_factory=set)
-    absent: set[str] = field(default_factory=set)  # their tensors were never fetched
+    known: list[Commit] = field(default_factory=list)  # that refs over there lead to, and that are here
+    lost: Lost = field(default_factory=Lost)
 
 
 def push(
@@ -88,20 +95,23 @@ def push(
     *,
     tags: Mapping[str, _refs.RefEntry],
     prune: bool = False,
+    repair: bool = False,
     progress: Progress | None = None,
 ) -> Pushed:
     """Bring `branch` over there to the commit `tip`, with the `tags` that lie on it, and notes.
 
-    With `prune`, what is pruned here is pruned there, too, and its space is freed. Raises Diverged where the branch has
-    commits over there that are not here, and RemoteError; what was sent until then need not be sent again.
+    With `prune`, what is pruned here is pruned there, too, and its space is freed, but for what refs over there name;
+    with `repair`, what all refs over there lead to and that was lost is sent as well. Raises Diverged where the branch
+    has commits over there that are not here, CommitPruned where the tip is pruned there and whole here, and
+    RemoteError; what was sent until then need not be sent again.
     """
     done = Pushed(side.url, branch, tip)
     digest = _digest(ours, tags, prune)
-    if _nothing_to_do(side, branch, tip, digest):
+    if not repair and _nothing_to_do(side, branch, tip, digest):
         done.up_to_date = True
         return done
     side.make()
-    work = _Work(ours, side, branch, tip, prune, Graph.of(ours), done)
+    work = _Work(ours, side, branch, tip, Graph.of(ours), done)
     with side.fs.listed("refs"):
         before = side.ref(_refs.folder_of("heads", branch))
         heads, tagged = side.tips("heads"), side.tips("tags")
@@ -111,17 +121,28 @@ def push(
     work.history = work.graph.ancestors([tip])
     work.mine = {commit.id for commit in work.history}
     _check(work, before)
-    known = {commit.id for commit in work.graph.ancestors(id for id in theirs if work.graph.has(id))}
+    work.known = work.graph.ancestors(id for id in theirs if work.graph.has(id))
+    known = {commit.id for commit in work.known}
     work.new = [commit for commit in work.history if commit.id not in known]
     operation = Operation(side.fs, "push")
     try:
         with intent(ours.fs, "push", [tip]):
+            side.look()
+            looked = [*work.known, *work.new] if repair else work.history
+            work.notes = sort_notes(ours, side, looked, mine=work.mine, new=work.new, prune=prune)
+            _check_tip(work)
+            if repair:
+                work.lost = find_lost(ours, side, _parts_known(work), lambda ids: work.notes.pruned_there(side, ids))
+                done.unmended = work.lost.unmended
+            else:
+                done.unmended = tuple(commit.id for commit in work.known if commit.id not in side.inventory.copies)
             _send(work, operation, progress)
-            _send_notes(work)
+            put_notes(side, work.notes.now)
+            done.notes = len(work.notes.now)
             if shown:
                 _show(work, before)
         entry = _move_branch(work, before)
-        done.tags, done.refused_tags = _send_tags(side, {n: e for n, e in tags.items() if e.value in work.mine})
+        done.tags, done.refused_tags = _send_tags(work, {n: e for n, e in tags.items() if e.value in work.mine})
         side.fs.remote.flush()
     finally:
         operation.end()
@@ -129,7 +150,9 @@ def push(
         _prune(work)
     done.commits = len(work.new)
     done.up_to_date = before == entry and not (done.bytes_sent or done.notes or done.tags or done.bytes_freed)
-    side.memory.remember_pushed({"branch": branch, "seq": entry.seq, "nonce": entry.nonce, "tip": tip, "of": digest})
+    if not (done.refused_tags or done.kept_back or done.unmended):
+        fields = {"branch": branch, "seq": entry.seq, "nonce": entry.nonce, "tip": tip, "of": digest}
+        side.memory.remember_pushed(fields)
     return done
 
 
@@ -176,6 +199,16 @@ def _check(work: _Work, before: _refs.RefEntry | None) -> None:
         )  # fmt: skip
 
 
+def _check_tip(work: _Work) -> None:
+    """Whether the branch may come to the tip: CommitPruned where its tensors are here, and cannot be there."""
+    if work.tip not in work.notes.without and work.notes.pruned_there(work.side, [work.tip]):
+        raise CommitPruned(
+            f"{work.branch} is at {work.tip[:12]}, which is pruned at {work.side.url}, and that is for good. Commit "
+            "its weights once more, and push that.",
+            ref=work.branch,
+        )
+
+
 # -- packs -------------------------------------------------------------------------------------------------------------
 
 
@@ -185,8 +218,6 @@ def _send(work: _Work, operation: Operation, progress: Progress | None) -> None:
     Copies here that turn out to be damaged are passed by, where others are whole; CorruptObject where none is.
     """
     ours, side = work.ours, work.side
-    side.look()
-    _read_notes(work)
     damaged: set[tuple[str, Copy]] = set()
     for left in reversed(range(_TRIES)):
         wanted, order = _wanted(work)
@@ -217,30 +248,42 @@ def _send(work: _Work, operation: Operation, progress: Progress | None) -> None:
 
 
 def _wanted(work: _Work) -> tuple[list[str], list[tuple[str | None, Parts | None]]]:
-    """All that the new commits and the notes lead to, and that in order: (commit, its parts)."""
-    wanted: list[str] = []
+    """All that the new commits and the notes lead to, what is lost, and that in order: (commit, its parts)."""
+    wanted = sorted(work.lost.ids)
     order: list[tuple[str | None, Parts | None]] = []
     new = {commit.id for commit in work.new}
-    noted = {note.commit for note in work.notes if note.note.state}
-    for commit in work.history:
+    noted = {note.commit for note in work.notes.now if note.note.state}
+    for commit in [*work.known, *work.new]:
         if commit.id not in new and commit.id not in noted:
+            if commit.id in work.lost.commits:
+                order.append((commit.id, work.lost.commits[commit.id]))
             continue
         wanted.append(commit.id)
-        if commit.id in work.absent:
+        if commit.id in work.notes.absent:
             if not work.side.settled([commit.id, commit.tree])[1]:
                 continue
             raise MissingObject(
                 f"the tensors of commit {commit.id[:12]} are neither here, in a clone of limited depth, nor at "
                 f"{work.side.url}: push to where this was cloned from, or clone it whole"
             )
-        if commit.id in work.pruned:
+        if commit.id in work.notes.pruned:
             order.append((commit.id, None))
             continue
-        parts = work.graph.parts(commit, work.states.get(commit.id, ()))
+        parts = work.graph.parts(commit, work.notes.states.get(commit.id, ()))
         order.append((commit.id, parts))
         wanted += parts.objects()
         wanted += (entry.id for _, entry in parts.tensors())
     return list(dict.fromkeys(wanted)), order
+
+
+def _parts_known(work: _Work) -> Iterator[tuple[Commit, Parts | None]]:
+    """The commits that refs over there lead to, and what they are made of where that is here."""
+    for commit in work.known:
+        parts = None
+        if commit.id not in work.notes.without:
+            with suppress(CorruptObject):
+                parts = work.graph.parts(commit, work.notes.states.get(commit.id, ()))
+        yield commit, parts
 
 
 def _before(work: _Work, lost: Sequence[str]) -> Iterable[Parts]:
@@ -250,66 +293,19 @@ def _before(work: _Work, lost: Sequence[str]) -> Iterable[Parts]:
     new = {commit.id for commit in work.new}
     there = [commit for commit in work.history if commit.id not in new]
     for commit in there[-2 * DeltaConfig().group_size :]:
-        if commit.id not in work.pruned | work.absent:
+        if commit.id not in work.notes.without:
             with suppress(CoralError):  # what cannot be read is nothing to build on
-                yield work.graph.parts(commit, work.states.get(commit.id, ()))
+                yield work.graph.parts(commit, work.notes.states.get(commit.id, ()))
 
 
 # -- notes, refs -------------------------------------------------------------------------------------------------------
-
-
-def _read_notes(work: _Work) -> None:
-    """Which notes are to be sent: that a commit is pruned only if asked, or if its tensors are not there anyway.
-
-    A later state is left out where it is not here and the commit counts as whole over there: its earlier one is there.
-    """
-    there = {each.name for each in work.side.fs.files("notes")}
-    commits = {commit.id: commit for commit in work.history}
-    told: set[str] = set()  # commits of which the other side knows, or is about to, that they are pruned
-    for path in note_paths(work.ours.fs):
-        try:
-            found = read_note(work.ours.fs, path)
-        except (CorruptObject, FileNotFoundError) as error:
-            _log.warning("%s: a note is not sent: %s. Run fsck.", work.ours.fs.root, error)
-            continue
-        if found.commit not in work.mine:
-            continue
-        if found.note.local:
-            work.absent.add(found.commit)
-            continue
-        if found.note.state:
-            work.states.setdefault(found.commit, []).append(found.note.state)
-        held = found.note.pruned and not work.prune and _is_there(work, commits[found.commit])
-        if found.note.pruned:
-            work.pruned.add(found.commit)
-            if path in there or not held:
-                told.add(found.commit)
-        if path not in there and not held:
-            work.notes.append(found)
-    without = work.absent | work.pruned - told
-    work.notes = [found for found in work.notes if not (found.note.state and found.commit in without)]
-
-
-def _is_there(work: _Work, commit: Commit) -> bool:
-    """Whether a commit's own tree and state are over there: another one may have the same weights."""
-    return all(id in work.side.inventory.copies for id in (commit.tree, commit.state) if id)
-
-
-def _send_notes(work: _Work) -> None:
-    def put(found: FoundNote) -> None:
-        work.side.fs.remote.put(found.path, memoryview(found.content))
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="coral-push") as threads:
-        for pruned in (True, False):  # a state that a note names is missed until the commit is known to be pruned
-            for _ in threads.map(put, [found for found in work.notes if found.note.pruned is pruned]):
-                work.done.notes += 1
 
 
 def _show(work: _Work, before: _refs.RefEntry | None) -> None:
     """Have the remote show the newest weights as soon as the branch has moved."""
     if before is not None and before.value == work.tip:
         return
-    if work.side.fs.remote.shows and work.tip not in work.pruned | work.absent:
+    if work.side.fs.remote.shows and work.tip not in work.notes.without:
         work.side.fs.remote.show(Newest(work.branch, work.graph.commit(work.tip), work.ours))
 
 
@@ -332,16 +328,19 @@ def _move_branch(work: _Work, before: _refs.RefEntry | None) -> _refs.RefEntry:
     raise Conflict(f"{work.branch} of {work.side.url} is being moved over and over: try again later")
 
 
-def _send_tags(side: Side, tags: Mapping[str, _refs.RefEntry]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Put tags; one that is elsewhere over there is moved only where a run's policy moves it, on both sides."""
-    moved, refused = [], []
+def _send_tags(work: _Work, tags: Mapping[str, _refs.RefEntry]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Put tags; one that is elsewhere over there is moved only where a run's policy moves it, on both sides.
+
+    One of a commit that is whole here, and pruned over there, is not put.
+    """
+    side, moved, refused = work.side, list[str](), list[str]()
     with side.fs.listed("refs/tags"):
         there = {name: side.ref(_refs.folder_of("tags", name)) for name in tags}
-    for name, ours in tags.items():
+    wanted = {name: ours for name, ours in tags.items() if (its := there[name]) is None or its.value != ours.value}
+    gone = work.notes.pruned_there(side, {e.value for e in wanted.values() if e.value} - work.notes.without)
+    for name, ours in wanted.items():
         theirs = there[name]
-        if theirs is not None and theirs.value == ours.value:
-            continue
-        if theirs is not None and theirs.value and (theirs.run is None or ours.run is None):
+        if ours.value in gone or (theirs and theirs.value and (theirs.run is None or ours.run is None)):
             refused.append(name)
             continue
         try:
@@ -354,16 +353,19 @@ def _send_tags(side: Side, tags: Mapping[str, _refs.RefEntry]) -> tuple[tuple[st
 
 
 def _prune(work: _Work) -> None:
-    """Free over there what is pruned here."""
-    copies = work.side.inventory.copies
-    if not any(commit.tree in copies for commit in work.history if commit.id in work.pruned):
-        return
+    """Say over there what is pruned here, and free it, but for what refs over there name."""
+    side, done, told = work.side, work.done, list[FoundNote]()
     for _ in range(_TRIES):
-        freed = Collector(work.side.store).collect(0.0).bytes_freed
+        done.kept_back = tell_pruned(side, work.notes.later, told)
+        done.notes = len(work.notes.now) + len(told)
+        gone = work.notes.pruned - done.kept_back.keys()
+        if not any(commit.tree in side.inventory.copies for commit in work.history if commit.id in gone):
+            return
+        freed = Collector(side.store).collect(0.0).bytes_freed
         try:
-            work.side.fs.remote.flush()
+            side.fs.remote.flush()
         except Conflict:
             continue
-        work.done.bytes_freed = freed
+        done.bytes_freed = freed
         return
-    raise Conflict(f"{work.side.url} is being written to over and over: what is pruned stays there until the next push")
+    raise Conflict(f"{side.url} is being written to over and over: what is pruned stays there until the next push")

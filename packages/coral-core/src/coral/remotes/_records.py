@@ -175,6 +175,11 @@ class Memory:
 
 
 def is_url(remote: str | os.PathLike[str]) -> bool:
-    """Whether it says where a remote is, rather than how it is called: a URL, or a path with a separator in it."""
+    """Whether it says where a remote is, rather than how it is called: a URL, or a path with a separator in it.
+
+    So does what looks like user:secret@host, which is refused there without its being repeated.
+    """
     text = os.fspath(remote)
-    return not isinstance(remote, str) or "://" in text or "/" in text or os.sep in text or text.startswith(("~", "."))
+    return (
+        not isinstance(remote, str) or text.startswith(("~", ".")) or any(part in text for part in ("/", os.sep, "@"))
+    )

@@ -8,7 +8,7 @@ from another one, and after `group_size` commits what is sent stands alone again
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,12 +19,13 @@ from coral.delta import Choice, DeltaConfig
 from coral.errors import CorruptObject, MissingObject
 from coral.maintenance._bases import Bases, Encoding
 from coral.maintenance._inventory import Copy, Inventory, settle
-from coral.objects import TensorEntry
+from coral.objects import Commit, TensorEntry
 from coral.remotes._graph import Parts
+from coral.remotes._side import Side
 from coral.store import Chain, Copies, Store
 from coral.store._pack import RAW, pieces
 
-__all__ = ["Item", "Plan", "damaged_copies", "plan_sending", "whole"]
+__all__ = ["Item", "Lost", "Plan", "damaged_copies", "find_lost", "plan_sending", "whole"]
 
 _DEPTH = 2  # differences on one another that the other side is given at most
 _FULL = 256 << 20  # bytes after which what is sent goes on in another pack: what a cut may cost
@@ -259,6 +260,46 @@ def plan_sending(
     except EOFError as error:
         raise CorruptObject(f"what is to be sent cannot be read: {error}. Run fsck.") from error
     return split(planner.items, inventory)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What the other side should have, and has lost."""
+
+    ids: frozenset[str] = frozenset()  # that are here
+    commits: Mapping[str, Parts | None] = field(default_factory=dict)  # that lead to these
+    unmended: tuple[str, ...] = ()  # commits of which something is not here either
+
+
+def find_lost(
+    ours: Store,
+    side: Side,
+    commits: Iterable[tuple[Commit, Parts | None]],
+    pruned: Callable[[Iterable[str]], set[str]],
+) -> Lost:
+    """What some commits lead to that the other side has not; `pruned` says which of them it need only have records of.
+
+    A commit that is not whole here comes without parts: its record alone can be sent.
+    """
+    parts: dict[str, Parts | None] = {}
+    lost: dict[str, set[str]] = {}
+    for commit, its in commits:
+        ids = (
+            [commit.tree, commit.state] if its is None else [*its.objects(), *(entry.id for _, entry in its.tensors())]
+        )
+        if gone := side.settled([commit.id, *filter(None, ids)])[1]:
+            lost[commit.id], parts[commit.id] = set(gone), its
+    for id in pruned(lost):
+        lost[id] &= {id}
+    here = Inventory(ours)
+    here.refresh()
+    away = set(settle(here, set[str]().union(*lost.values()), frozenset())[1])
+    found = {id: gone & {id} if parts[id] is None else gone - away for id, gone in lost.items()}
+    return Lost(
+        frozenset[str]().union(*found.values()),
+        {id: parts[id] for id, some in found.items() if some},
+        tuple(id for id, gone in lost.items() if gone - found[id]),
+    )
 
 
 def damaged_copies(ours: Store, ids: Iterable[str]) -> set[tuple[str, Copy]]:

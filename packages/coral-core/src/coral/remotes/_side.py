@@ -64,6 +64,7 @@ class Side:
         self.store = Store(self.fs)
         self.memory = memory
         self._ours = ours
+        self._tips: dict[str, tuple[list[str], _refs.RefEntry | None]] = {}  # of a ref: its files, and the newest
         self.inventory = Inventory(self.store)
 
     @property
@@ -130,12 +131,23 @@ class Side:
         """The newest entry of each branch ("heads") or tag ("tags") that is there; within `listed("refs")`."""
         found = {}
         for name in _refs.components(self.fs.list(f"refs/{kind}")):
-            entry = self.ref(_refs.folder_of(kind, name))
+            folder = _refs.folder_of(kind, name)
+            files = sorted(self.fs.list(folder))
+            if folder not in self._tips or self._tips[folder][0] != files:  # an entry never changes
+                self._tips[folder] = files, self.ref(folder)
+            entry = self._tips[folder][1]
             if entry is not None and entry.value is not None:
                 if not is_id(entry.value):
                     raise CorruptObject(f"{name} of {self.url} names {entry.value[:80]!r}, which is no commit")
                 found[name] = entry
         return found
+
+    def held(self) -> dict[str, str]:
+        """The commits that branches and tags name over there as of now, each with what does."""
+        with self.fs.listed("refs"):
+            found = {entry.value: f"the tag {name}" for name, entry in self.tips("tags").items()}
+            found |= {entry.value: f"the branch {name}" for name, entry in self.tips("heads").items()}
+        return {commit: holder for commit, holder in found.items() if commit}
 
     def look(self) -> None:
         """Learn which packs there are, and what is in them: from those here, from memory, or from their ends."""
