@@ -32,6 +32,7 @@ import coral.repository
 from coral import CoralError, Repository
 from coral.filesystem import LocalFileSystem
 from coral.remotes import _patient
+from coral.store._pack import read_directory
 from coral.training import CheckpointConfig, CheckpointManager, StepEnd
 
 Say = Callable[[object], None]
@@ -166,6 +167,65 @@ def _cloned(folder: Path, known: Known, said: list[Any]) -> None:
     _whole(folder / "here", known, {new}, {tag})
 
 
+# Pushes that prune, and that send what was lost
+
+
+def _pruned_here(folder: Path) -> Known:
+    """Four commits on both sides, of which two are pruned here; another's branch over there holds one of these."""
+    known = _behind(folder)
+    repo = Repository(folder / "here")
+    repo.pull()
+    Repository(folder / "there").branch("keep", known.new[1])
+    repo.prune(known.new[1:3])
+    return known
+
+
+def _lost_there(folder: Path) -> Known:
+    """Four commits on both sides, and a pack lost over there."""
+    known = _two(folder)
+    repo, there = Repository(folder / "here"), LocalFileSystem(folder / "there")
+    repo.push()
+    for file in there.list("packs"):
+        if known.old[1] in read_directory(there, file.removesuffix(".pack")).ids:
+            there.unlink(f"packs/{file}")
+    return known
+
+
+def _push_pruning(folder: Path, say: Say) -> None:
+    say([*Repository(folder / "here").push(prune=True).kept_back])
+
+
+def _push_repairing(folder: Path, say: Say) -> None:
+    say([*Repository(folder / "here").push(repair=True).unmended])
+
+
+def _pruned_there(folder: Path, known: Known, said: list[Any]) -> None:
+    """What refs over there name loads at any time; what nothing holds is pruned once the push is done."""
+    there, gone = folder / "there", known.new[2]
+    for done in (bool(said), True):
+        repo = Repository(there)
+        named = {**repo.branches(), **repo.tags()}
+        if named != {"main": known.new[3], "keep": known.new[1], "v1": known.new[0]}:
+            raise Violation(f"there: the refs are {named}")
+        for id in set(known.new) - ({gone} if repo.show(gone).pruned else set()):
+            compare(repo, id, known.made[id])
+        if problems := repo.fsck().problems:
+            raise Violation(f"there: fsck: {problems[:3]}")
+        if done and not (repo.show(gone).pruned and all(each == [known.new[1]] for each in said)):
+            raise Violation(f"there: {gone[:12]} is not pruned, or it was said that {said} are kept")
+        _push_pruning(folder, said.append)
+
+
+def _mended_there(folder: Path, known: Known, said: list[Any]) -> None:
+    new, tag = known.new[-1], known.old[0]
+    for done in (bool(said), True):
+        if done:
+            _whole(folder / "there", known, {new}, {tag})
+        _push_repairing(folder, said.append)
+    if any(said):
+        raise Violation(f"it was said that {said} are lost")
+
+
 # Saves beside a run
 
 STEPS = 3
@@ -205,6 +265,8 @@ DEEDS = (
     Deed("push", _two, _push, _sent),
     Deed("pull", _behind, _pull, _received),
     Deed("clone", _elsewhere, _clone, _cloned),
+    Deed("a push that prunes", _pruned_here, _push_pruning, _pruned_there),
+    Deed("a push that repairs", _lost_there, _push_repairing, _mended_there),
     Deed("a run that saves", _begun, _train, _saved),
 )
 

@@ -24,6 +24,7 @@ from coral.remotes._directory import DirectoryRemote
 
 KINDS = ("error", "denied", "lost", "late", "twice", "truncated", "wrong", "garbled")
 REMOTE_DEEDS = tuple(deed for deed in DEEDS if deed.name in ("push", "pull", "clone"))
+UPKEEP = tuple(deed for deed in DEEDS if deed.name in ("a push that prunes", "a push that repairs"))
 _REQUESTS = ("put", "read_array", "list", "delete", "copy")
 
 

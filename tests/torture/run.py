@@ -70,6 +70,7 @@ class Size:
     deaths: int  # T3 of what takes more than one filesystem: one moment in so many
     refusals: int  # ... and T5: one case in so many
     requests: int  # T10: one case in so many
+    upkeep: int  # ... of a push that prunes or repairs
     kills: int
     crowd: dict[str, int]  # options of crowd.run
     sequences: int
@@ -94,35 +95,35 @@ LARGE = tuple(setting for setting in model.LARGE if "2 gc;" not in setting.name)
 BOUNDED = Size(
     cap=3, sagas=1, fast_cap=2, redone_cap=1, mutant_cap=20, afterwards=1, thin=12, limits=5, pages=5, every=False,
     heavy=20, slow=False, mutants=QUICK, models=(), races={"sparse": 240, "thin": 20_000, "shuffles": 1},
-    rot={"parts": 200, "bits": 8}, sectors={"thin": 10}, deaths=12, refusals=300, requests=10, kills=6,
+    rot={"parts": 200, "bits": 8}, sectors={"thin": 10}, deaths=12, refusals=300, requests=10, upkeep=100, kills=6,
     crowd={"commits": 8, "kills": 4}, sequences=15,
     floors={
         T1: 1_000, T1_FAST: 150, T1_TIGHT: 130, T1_REDONE: 150, T2: 12, T2_CODE: 9, T2_MODEL: 12, T3: 150, T4: 6,
         T3_DEEDS: 40, T5_DEEDS: 40, T4_TRAIN: 6, T5: 300, T5_LIMIT: 25, T5_BAD: 20, T7: 500, T8: 64, T9: 60,
-        T9_MODEL: 40_000, T10: 60, T11: 30, T12: 20, T13: 50, T15: 15,
+        T9_MODEL: 40_000, T10: 80, T11: 30, T12: 20, T13: 50, T15: 15,
     },
 )  # fmt: skip
 FULL = Size(
     cap=35, sagas=14, fast_cap=12, redone_cap=3, mutant_cap=60, afterwards=1, thin=1, limits=20, pages=24, every=True,
     heavy=4, slow=True, mutants=(*QUICK, "no second marking"), models=LARGE,
     races={"sparse": 11, "thin": 8_000, "shuffles": 6}, rot={"parts": 16, "bits": 12}, sectors={}, deaths=1,
-    refusals=25, requests=1, kills=250, crowd={"commits": 200, "kills": 110}, sequences=2_000,
+    refusals=25, requests=1, upkeep=8, kills=250, crowd={"commits": 200, "kills": 110}, sequences=2_000,
     floors={
         T1: 100_000, T1_FAST: 3_000, T1_TIGHT: 1_500, T1_REDONE: 1_500, T2: 27, T2_CODE: 11, T2_MODEL: 13, T3: 850,
         T3_DEEDS: 500, T5_DEEDS: 450, T3_REPAIR: 500, T4: 250, T4_TRAIN: 250, T5: 6_000, T5_LIMIT: 150, T5_BAD: 240,
-        T7: 200_000, T8: 1_600, T9: 1_000, T9_MODEL: 1_000_000, T10: 700, T11: 200, T12: 150, T13: 50, T15: 2_000,
+        T7: 200_000, T8: 1_600, T9: 1_000, T9_MODEL: 1_000_000, T10: 900, T11: 200, T12: 150, T13: 50, T15: 2_000,
     },
 )  # fmt: skip
 NIGHTLY = Size(
     cap=100, sagas=200, fast_cap=180, redone_cap=60, mutant_cap=200, afterwards=30, thin=1, limits=300, pages=60,
     every=True, heavy=1, slow=True, mutants=ALL, models=model.LARGE,
     races={"sparse": 1, "thin": 400, "shuffles": 100, "states": 4}, rot={"parts": 16, "bits": 132},
-    sectors={"sector": 6}, deaths=1, refusals=2, requests=1, kills=2_500, crowd={"commits": 2_000, "kills": 1_000},
-    sequences=20_000,
+    sectors={"sector": 6}, deaths=1, refusals=2, requests=1, upkeep=1, kills=2_500,
+    crowd={"commits": 2_000, "kills": 1_000}, sequences=20_000,
     floors={
         T1: 1_000_000, T1_FAST: 30_000, T1_TIGHT: 30_000, T1_REDONE: 15_000, T2: 27, T2_CODE: 24, T2_MODEL: 13,
         T3: 850, T3_DEEDS: 500, T5_DEEDS: 5_000, T3_REPAIR: 500, T4: 2_500, T4_TRAIN: 2_500, T5: 6_000, T5_LIMIT: 800,
-        T5_BAD: 2_400, T7: 2_000_000, T8: 16_000, T9: 13_000, T9_MODEL: 3_000_000, T10: 700, T11: 200, T12: 150,
+        T5_BAD: 2_400, T7: 2_000_000, T8: 16_000, T9: 13_000, T9_MODEL: 3_000_000, T10: 2_500, T11: 200, T12: 150,
         T13: 50, T15: 20_000,
     },
 )  # fmt: skip
@@ -195,8 +196,8 @@ def _others(size: Size, seed: int) -> list[Task]:
     for deed in deeds.DEEDS:
         todo.append(Task(T3_DEEDS, deeds.run_death, (deed,), {"thin": size.deaths, "seed": seed}))
         todo.append(Task(T5_DEEDS, deeds.run_errors, (deed,), {"thin": size.refusals, "seed": seed}))
-    for deed in remote_faults.REMOTE_DEEDS:
-        todo.append(Task(T10, remote_faults.run, (deed,), {"thin": size.requests, "seed": seed}))
+    for some, part in ((remote_faults.REMOTE_DEEDS, size.requests), (remote_faults.UPKEEP, size.upkeep)):
+        todo += [Task(T10, remote_faults.run, (deed,), {"thin": part, "seed": seed}) for deed in some]
     for number, sequences in enumerate(_shared_out(size.sequences, 500)):
         todo.append(Task(T15, stateful.run, (), {"sequences": sequences, "seed": 1000 * seed + number}))
     return todo
