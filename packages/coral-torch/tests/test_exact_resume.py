@@ -98,7 +98,8 @@ def test_the_killed_run_goes_on_to_the_bit(end, how, tmp_path):
     assert nothing is None
     assert status == (-signal.SIGKILL if end == "SIGKILL" else 1), said
     newest = Repository(tmp_path / "killed").show()
-    assert newest.exact, newest.training
+    # that these workers draw no random numbers is not known
+    assert newest.exact == (not how["workers"]), newest.training
     assert newest.step in ((10,) if end == "exception" else (9, 10))  # the last one may not have been written yet
 
     status, rest, said = loop(tmp_path / "killed", "end", seed=99, **how)  # other weights, other numbers, before it
