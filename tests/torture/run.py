@@ -110,7 +110,7 @@ FULL = Size(
     refusals=25, requests=1, upkeep=8, kills=250, crowd={"commits": 200, "kills": 110}, sequences=2_000,
     floors={
         T1: 100_000, T1_FAST: 3_000, T1_TIGHT: 1_500, T1_REDONE: 1_500, T2: 27, T2_CODE: 11, T2_MODEL: 13, T3: 850,
-        T3_DEEDS: 500, T5_DEEDS: 450, T3_REPAIR: 500, T4: 250, T4_TRAIN: 250, T5: 6_000, T5_LIMIT: 150, T5_BAD: 240,
+        T3_DEEDS: 560, T5_DEEDS: 600, T3_REPAIR: 500, T4: 250, T4_TRAIN: 250, T5: 6_000, T5_LIMIT: 150, T5_BAD: 240,
         T7: 200_000, T8: 1_600, T9: 1_000, T9_MODEL: 1_000_000, T10: 900, T11: 200, T12: 150, T13: 50, T15: 2_000,
     },
 )  # fmt: skip
@@ -122,7 +122,7 @@ NIGHTLY = Size(
     crowd={"commits": 2_000, "kills": 1_000}, sequences=20_000,
     floors={
         T1: 1_000_000, T1_FAST: 30_000, T1_TIGHT: 30_000, T1_REDONE: 15_000, T2: 27, T2_CODE: 24, T2_MODEL: 13,
-        T3: 850, T3_DEEDS: 500, T5_DEEDS: 5_000, T3_REPAIR: 500, T4: 2_500, T4_TRAIN: 2_500, T5: 6_000, T5_LIMIT: 800,
+        T3: 850, T3_DEEDS: 560, T5_DEEDS: 7_500, T3_REPAIR: 500, T4: 2_500, T4_TRAIN: 2_500, T5: 6_000, T5_LIMIT: 800,
         T5_BAD: 2_400, T7: 2_000_000, T8: 16_000, T9: 13_000, T9_MODEL: 3_000_000, T10: 2_500, T11: 200, T12: 150,
         T13: 50, T15: 20_000,
     },
