@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
+from hypothesis.reporting import with_reporter
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from memory import MemoryFileSystem
 from oracle import Violation, _differs
@@ -188,13 +189,14 @@ def run(*, sequences: int, steps: int = 12, seed: int = 0) -> Tally:
         database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
-        verbosity=Verbosity.quiet,
         print_blob=False,
     )
-    with limits(Scenario("", (), ())), same_names():
+    said: list[str] = []  # the steps that fail, made short
+    with limits(Scenario("", (), ())), same_names(), with_reporter(said.append):
         try:
             run_state_machine_as_test(seeded(seed)(Machine), settings=options)
         except Exception as error:  # noqa: BLE001 - whatever it is, it should not be
-            tally.violations.append(f"seed {seed}: {type(error).__name__}: {error} {getattr(error, '__notes__', '')}")
+            steps = "\n".join([*said, *getattr(error, "__notes__", ())])
+            tally.violations.append(f"seed {seed}: {type(error).__name__}: {error}\n{steps}")
     tally.cases, tally.seconds = Machine.runs, time.perf_counter() - began
     return tally
