@@ -5,6 +5,7 @@ from __future__ import annotations
 import mutants
 import pytest
 import run
+import stateful
 from memory import MemoryFileSystem
 from model import SETTINGS, Model, Protocol, Setting
 from mutants import Names
@@ -15,6 +16,7 @@ from run import BOUNDED, short, table, tasks
 from scenarios import BORN, HEAVY, UPKEEP, Commit, Repack, Scenario, build, do, limits, weights
 from watched import Digests, Judged
 
+from coral import Repository
 from coral.store._pack import read_directory
 
 
@@ -32,6 +34,16 @@ def test_every_row_has_a_floor_or_may_be_impossible() -> None:
     for size in (BOUNDED, run.FULL, run.NIGHTLY):
         assert {task.row for task in tasks(size, 0)} - {run.T5_DISK} == set(size.floors)
     assert run.FULL.floors.keys() == run.NIGHTLY.floors.keys() == BOUNDED.floors.keys() | {run.T3_REPAIR}
+
+
+def test_a_sequence_that_fails_is_found_and_prints_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(repo: Repository) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Repository, "gc", broken)
+    (said,) = stateful.run(sequences=20).violations
+    assert "RuntimeError: broken" in said
+    assert "state.gc()" in said.split("\n")
 
 
 def test_there_are_enough_mutants() -> None:
